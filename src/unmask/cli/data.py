@@ -1,0 +1,68 @@
+"""Look at a data file before a model does.
+
+  unmask data check config/data/mine.yaml                     every key, file, column and function; rows left by each rule
+  unmask data show config/data/mine.yaml --row 17             that row at every stop: columns, conversation, tokens, pixels
+  unmask data show config/data/mine.yaml --entry coyo --png row.png
+
+`check` reads no picture and needs no model; it leaves with code 1 and one line, file:line and the fix, if anything is wrong.
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from unmask.data.records import Mixture
+from unmask.data.spec import load_mixture
+
+CACHE = Path("~/.cache/unmask")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`check` and `show`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|show")
+    check = actions.add_parser("check", help="check every key, file and column; count rows by rule")
+    show = actions.add_parser("show", help="one row at every stop of the corridor")
+    for each in (check, show):
+        each.add_argument("file", type=Path, help="data YAML")
+        each.add_argument("overrides", nargs="*", metavar="a.b=c", help="keys of the data file, e.g. datasets.0.aes_cutoff=5")
+        each.add_argument("--cache", type=Path, default=CACHE, help="folder of the built tables (default ~/.cache/unmask)")
+    show.add_argument("--entry", help="name of the data set (default: the first)")
+    show.add_argument("--row", type=int, default=0, help="row of its table, from 0 (default 0)")
+    show.add_argument("--model", default="tiny", help="whose tokenizers to use (default tiny)")
+    show.add_argument("--size", type=int, help="side of the picture in pixels (default 64 for tiny, else 256)")
+    show.add_argument("--seed", type=int, default=0, help="of crop and masks (default 0)")
+    show.add_argument("--png", type=Path, help="also write the picture, as cropped and as masked")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Check or show."""
+    spec = load_mixture(options.file, options.overrides)
+    mixture = Mixture(spec, options.file.parent, options.cache.expanduser(), getattr(options, "seed", 0))
+    if options.action == "check":
+        console.print(report(mixture))
+        return
+    from unmask.cli.show import show_row  # noqa: PLC0415  (tokenizers and pictures are of no use to `check`)
+
+    show_row(mixture, options, console)
+
+
+def report(mixture: Mixture) -> Table:
+    """Rows left after each rule, by entry, and the share of each group."""
+    table = Table("data set", "group", "function", "rows", "after each rule", "rows an epoch", "share", title="data check: all is well")
+    total = sum(mixture.spec.weight(group) for group in mixture.groups)
+    for dataset in mixture.datasets:
+        group = dataset.spec.length_group
+        members = sum(map(len, mixture.groups[group]))
+        steps = dataset.selection.steps
+        table.add_row(
+            dataset.spec.label,
+            group,
+            dataset.spec.preprocess_fn,
+            f"{steps[0][1]:,}",
+            "\n".join(f"{rule}: {left:,}" for rule, left in steps[1:]) or "-",
+            f"{len(dataset):,}",
+            f"{mixture.spec.weight(group) / total * len(dataset) / members:.1%}",
+        )
+    return table

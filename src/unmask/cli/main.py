@@ -1,0 +1,56 @@
+"""The entry point `unmask`: parses, calls one command, turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 the input is wrong, 2 the command line is wrong, 3 stopped by a budget or a signal with the state saved.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from unmask import __version__
+from unmask.errors import UnmaskError
+
+COMMANDS = {
+    "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
+    "data": "look at a data file: check every key, file and column; show a row at every stop",
+    "train": "train a stage, or go on where it stopped",
+    "generate": "draw pictures from captions",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="unmask",
+        description="Train and run one masked-diffusion model that reads pictures, points at things in them, draws and edits.",
+        epilog="Each command teaches by example: unmask COMMAND --help",
+    )
+    top.add_argument("--version", action="version", version=f"unmask {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"unmask.cli.{name}")
+        sub = commands.add_parser(
+            name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = parser().parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        options.run(options, console)
+    except UnmaskError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from the last checkpoint\n")
+        return 3
+    return 0

@@ -1,0 +1,96 @@
+"""Where all data sets meet: turns of text and picture slots.
+
+A turn is a sequence of parts, so that a caption which contains `<image>` or `[[micro_conds_texts]]` literally stays text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SlotKind = Literal["image", "image_gen_enc", "image_gen"]
+Speaker = Literal["human", "gpt"]
+
+
+@dataclass(frozen=True)
+class ImageSlot:
+    """A picture in a turn: one to read (`image`), one whose codes are a reference (`image_gen_enc`), or one to draw (`image_gen`)."""
+
+    kind: SlotKind
+    url: str
+
+
+@dataclass(frozen=True)
+class MicroConditions:
+    """Where the facts about the picture to draw are written (model.md 3.3): sizes, crop, light, scores."""
+
+    score: float | None = None
+    hps: float | None = None
+
+
+Part = str | ImageSlot | MicroConditions
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says."""
+
+    speaker: Speaker
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One sample in the words of people.
+
+    Attributes:
+        id: `data set/row`.
+        turns: human and gpt in turn.
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def images(self, kind: SlotKind | None = None) -> Iterator[ImageSlot]:
+        """The picture slots in the order of their places in the text."""
+        for turn in self.turns:
+            for part in turn.parts:
+                if isinstance(part, ImageSlot) and kind in {None, part.kind}:
+                    yield part
+
+    def to_llava(self, *, markers: bool = False) -> dict[str, Any]:
+        """The published LLaVA mapping.
+
+        Args:
+            markers: write `[[micro_conds_texts]]` where micro-conditions go, and the scores beside it, as the published functions do.
+        """
+        mapping: dict[str, Any] = {"id": self.id}
+        for kind in ("image", "image_gen_enc", "image_gen"):
+            urls = [slot.url for slot in self.images(kind)]
+            if urls:
+                mapping[kind] = urls[0] if len(urls) == 1 else urls
+        mapping["conversations"] = [{"from": turn.speaker, "value": _llava_text(turn, markers)} for turn in self.turns]
+        if markers:
+            for turn in self.turns:
+                for part in turn.parts:
+                    if isinstance(part, MicroConditions):
+                        mapping.update({"gen_score": [part.score]} if part.score is not None else {})
+                        mapping.update({"hpsv2": [part.hps]} if part.hps is not None else {})
+        return mapping
+
+    def describe(self) -> str:
+        """One line a turn."""
+        return "\n".join(f"{turn.speaker}: {_llava_text(turn, markers=True)}" for turn in self.turns)
+
+
+def _llava_text(turn: Turn, markers: bool) -> str:
+    words = []
+    for part in turn.parts:
+        if isinstance(part, ImageSlot):
+            words.append(f"<{part.kind}>")
+        elif isinstance(part, MicroConditions):
+            words.append("[[micro_conds_texts]]" if markers else "")
+        else:
+            words.append(part)
+    text = "".join(words)
+    return text if markers else text.strip()

@@ -1,0 +1,216 @@
+"""One draw, all the way: record -> conversation -> pictures -> tokens. Everything that can go wrong with a row goes wrong here.
+
+A row that cannot be used is replaced by the row of the next draw of its group (draw n by n + 1, n + 2, ...), which is not used up by it: the
+order of draws never shifts. What is random in the sample stays keyed by n.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unmask.data import images
+from unmask.data.conversation import Conversation, MicroConditions
+from unmask.data.order import Draw, MixingMode
+from unmask.data.records import Dataset, Mixture, Record
+from unmask.data.spec import MixtureSpec
+from unmask.data.tokenize import ChatTokenizer, TokenSample, load_tokenizer
+from unmask.errors import DataError, ImageError, RowError, StorageError
+from unmask.storage.object_store import ObjectStore
+
+MAX_REPLACEMENTS = 100
+_ROW_FAULTS = (RowError, ImageError, StorageError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """How rows become samples.
+
+    Attributes:
+        tokenizer: the `tokenizer.json`.
+        image_size: side of a picture to draw, in pixels.
+        picture_tokens: gen tokens of one picture.
+        max_length: the longest sample, in tokens.
+        condition_drop: share of the pictures whose micro-conditions are left out (0.3 as published).
+        image_mode: `draft` scales JPEGs while decoding them, `exact` decodes them whole.
+        max_in_flight: requests at a time and process.
+    """
+
+    tokenizer: Path
+    image_size: int
+    picture_tokens: int
+    max_length: int = 8192
+    condition_drop: float = 0.3
+    image_mode: Literal["draft", "exact"] = "draft"
+    max_in_flight: int = 16
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row that could not be used."""
+
+    draw: str
+    dataset: str
+    source: str
+    reason: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A record on its way: what it says, and the pictures that it names."""
+
+    dataset: Dataset
+    record: Record
+    conversation: Conversation
+
+    @property
+    def urls(self) -> list[str]:
+        """The pictures in the order of their slots."""
+        return [slot.url for slot in self.conversation.images()]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a process needs to build samples; small enough to send to a worker."""
+
+    mixture: MixtureSpec
+    folder: Path
+    cache: Path
+    seed: int
+    mode: MixingMode
+    encoding: EncodingConfig
+
+    def open(self) -> "SampleBuilder":
+        """Open the record files and the tokenizer in this process."""
+        mixture = Mixture(self.mixture, self.folder, self.cache, self.seed, self.mode)
+        return SampleBuilder(mixture, self.encoding)
+
+
+class SampleBuilder:
+    """Draws -> samples, in one process.
+
+    Args:
+        mixture: the open record files.
+        encoding: how rows become samples.
+    """
+
+    def __init__(self, mixture: Mixture, encoding: EncodingConfig) -> None:
+        self.mixture, self.encoding = mixture, encoding
+        self.chat = ChatTokenizer(load_tokenizer(encoding.tokenizer), str(encoding.tokenizer))
+        shared = mixture.spec.storage_options
+        self._stores = {id(dataset): ObjectStore({**shared, **dataset.spec.storage_options}) for dataset in mixture.datasets}
+
+    def build(self, draws: Sequence[Draw]) -> tuple[list[TokenSample], list[Fault]]:
+        """The samples of some draws, in their order, and the rows that had to be replaced.
+
+        All pictures are fetched at once; only then are they decoded, one after another.
+
+        Raises:
+            DataError: `MAX_REPLACEMENTS` rows in a row cannot be used.
+        """
+        faults: list[Fault] = []
+        first = [self._prepare(draw, 0, faults) for draw in draws]
+        fetched = self._fetch_all([prepared for prepared in first if prepared is not None])
+        samples = []
+        for draw, prepared in zip(draws, first, strict=True):
+            sample = None if prepared is None else self._finish(draw, prepared, fetched[id(prepared)], faults)
+            attempt = 0
+            while sample is None:
+                attempt += 1
+                if attempt > MAX_REPLACEMENTS:
+                    raise DataError(
+                        f"{attempt} rows one after another cannot be used; the last: {faults[-1].what}",
+                        where=f"draw {draw}",
+                        fix="run `unmask data check` with --probe on the data file",
+                    )
+                prepared = self._prepare(draw, attempt, faults)
+                if prepared is not None:
+                    sample = self._finish(draw, prepared, self._fetch_all([prepared])[id(prepared)], faults)
+            samples.append(sample)
+        return samples, faults
+
+    def conversation(self, dataset: Dataset, record: Record, draw: Draw) -> Conversation:
+        """What a record says, with the randomness of a draw.
+
+        Raises:
+            RowError: its preprocess function refuses it. A bug in the function is passed on with the row's source.
+        """
+        try:
+            return dataset.conversation(record, self.mixture.generator(draw, "row"))
+        except RowError:
+            raise
+        except Exception as error:
+            error.add_note(
+                f"in preprocess function '{dataset.spec.preprocess_fn}' on row {record.source}: {dict(record.values)!r}"
+            )
+            raise
+
+    def encode(self, draw: Draw, prepared: Prepared, blobs: Sequence[bytes]) -> TokenSample:
+        """A sample from a conversation and the bytes of its pictures.
+
+        Raises:
+            ImageError: a picture is broken or too large.
+            RowError: the sample is too long.
+        """
+        rng = self.mixture.generator(draw, "crop")
+        size = self.encoding.image_size
+        crops = []
+        for blob in blobs:
+            image, original = images.decode(blob, target=size, mode=self.encoding.image_mode)
+            crops.append(images.random_crop(image, size, rng, original))
+        conditions = [
+            self._condition_text(crop, part, rng) for crop, part in zip(crops, _conditions(prepared.conversation), strict=False)
+        ]
+        ids, roles = self.chat.encode(
+            prepared.conversation.turns, conditions, self.encoding.picture_tokens, self.encoding.max_length
+        )
+        pictures = tuple(crop.pixels_HW3 for crop in crops)
+        return TokenSample(ids, roles, pictures, str(prepared.record.source), str(draw))
+
+    def _condition_text(self, crop: images.Cropped, part: MicroConditions, rng: np.random.Generator) -> str:
+        dropped = rng.random() < self.encoding.condition_drop
+        text = images.micro_conditions(crop, rng, score=part.score, hps=part.hps)
+        return "" if dropped else text
+
+    def _prepare(self, draw: Draw, attempt: int, faults: list[Fault]) -> Prepared | None:
+        dataset, record = self.mixture.record(Draw(draw.group, draw.number + attempt))
+        try:
+            return Prepared(dataset, record, self.conversation(dataset, record, draw))
+        except RowError as error:
+            faults.append(_fault(draw, record, error))
+            return None
+
+    def _fetch_all(self, prepared: Sequence[Prepared]) -> dict[int, list[bytes | StorageError]]:
+        """The bytes of every picture, or why there are none, by the identity of the prepared record."""
+        fetched: dict[int, list[bytes | StorageError]] = {}
+        for dataset in self.mixture.datasets:
+            members = [each for each in prepared if each.dataset is dataset]
+            urls = [url for each in members for url in each.urls]
+            blobs = iter(list(self._stores[id(dataset)].get_many(urls, self.encoding.max_in_flight)) if urls else [])
+            for each in members:
+                fetched[id(each)] = [next(blobs) for _ in each.urls]
+        return fetched
+
+    def _finish(
+        self, draw: Draw, prepared: Prepared, blobs: Sequence[bytes | StorageError], faults: list[Fault]
+    ) -> TokenSample | None:
+        try:
+            for blob in blobs:
+                if isinstance(blob, StorageError):
+                    raise blob
+            return self.encode(draw, prepared, [blob for blob in blobs if isinstance(blob, bytes)])
+        except _ROW_FAULTS as error:
+            faults.append(_fault(draw, prepared.record, error))
+            return None
+
+
+def _conditions(conversation: Conversation) -> list[MicroConditions]:
+    return [part for turn in conversation.turns for part in turn.parts if isinstance(part, MicroConditions)]
+
+
+def _fault(draw: Draw, record: Record, error: RowError | ImageError | StorageError) -> Fault:
+    reason = getattr(error, "reason", "row")
+    return Fault(str(draw), record.source.dataset, str(record.source), str(reason), str(error))

@@ -1,0 +1,127 @@
+"""What a data YAML may say: entries, groups, weights, storage (data.md 1).
+
+Relative paths of record files are relative to the folder of the YAML file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmask.config import FieldError, load, located, locations
+from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
+from unmask.data.select import Sampling, parse_sampling
+from unmask.errors import ConfigError, did_you_mean
+
+DEFAULT_WEIGHT = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """One entry of `datasets:`.
+
+    Attributes:
+        json_path: record files, `.parquet`, `.csv` or `.tsv` (the key's name is kept for compatibility).
+        name: shown in every log line and error; default: the first file's stem.
+        sampling_strategy: `full`, `all`, `first:N`, `end:N`, `random:N`, `dup:K`; N may be a percentage.
+        preprocess_fn: registered name of the function that turns a row into a conversation.
+        process_fn_kwargs: arguments of that function.
+        columns: the columns to load; default: what the function declares.
+        aes_cutoff: keep rows with `fltLaionAesthScore` above it.
+        min_size: keep rows with both `intHeight` and `intWidth` at least that.
+        length_group: the mixing group.
+        image_root: joined before relative image paths; default: the folder of the record file.
+        storage_options: of the object store of this entry's images: endpoint, region, anonymous, ...
+    """
+
+    json_path: str | tuple[str, ...] = field(metadata={"alias": "path"})
+    preprocess_fn: str
+    name: str | None = None
+    sampling_strategy: str = "full"
+    process_fn_kwargs: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] | None = None
+    aes_cutoff: float | None = None
+    min_size: int | None = None
+    length_group: str = "default"
+    image_root: str | None = field(default=None, metadata={"alias": "s3_prefix"})
+    storage_options: dict[str, str] = field(default_factory=dict)
+    where: str = located()
+    key_where: Mapping[str, str] = locations()
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise FieldError("json_path", "names no file", fix="give a path or a list of paths")
+        parse_sampling(self.sampling_strategy)
+        if self.min_size is not None and self.min_size < 1:
+            raise FieldError("min_size", f"must be at least 1, not {self.min_size}")
+        if self.preprocess_fn not in PREPROCESS_FUNCTIONS:
+            what = f"unknown preprocess function '{self.preprocess_fn}'"
+            raise FieldError("preprocess_fn", what, fix=did_you_mean(self.preprocess_fn, PREPROCESS_FUNCTIONS))
+        self.function.check_arguments(self.process_fn_kwargs)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The record files as written."""
+        return (self.json_path,) if isinstance(self.json_path, str) else self.json_path
+
+    @property
+    def label(self) -> str:
+        """The name shown to people."""
+        return self.name or Path(self.paths[0]).stem
+
+    @property
+    def sampling(self) -> Sampling:
+        """`sampling_strategy`, understood."""
+        return parse_sampling(self.sampling_strategy)
+
+    @property
+    def function(self) -> Preprocess:
+        """The preprocess function that the entry names."""
+        return PREPROCESS_FUNCTIONS.get(self.preprocess_fn)
+
+    def at(self, key: str) -> str:
+        """file:line of a key, of the entry if the key is not written."""
+        return self.key_where.get(key, self.where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSpec:
+    """A whole data YAML: entries and the weights of their groups (100 each unless said)."""
+
+    datasets: tuple[DatasetSpec, ...]
+    weights: dict[str, float] = field(default_factory=dict)
+    storage_options: dict[str, str] = field(default_factory=dict)
+    where: str = located()
+    key_where: Mapping[str, str] = locations()
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise FieldError("datasets", "names no data set", fix="add at least one entry")
+        for group, weight in self.weights.items():
+            if group not in self.groups:
+                what = f"weight for group '{group}', which no data set uses"
+                raise FieldError(f"weights.{group}", what, fix=did_you_mean(group, self.groups))
+            if not weight >= 0:
+                raise FieldError(f"weights.{group}", f"a weight must be 0 or more, not {weight}")
+        if not any(self.weight(group) > 0 for group in self.groups):
+            raise FieldError("weights", "every group has weight 0", fix="give one group a weight above 0")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the mixing groups, in the order of the file."""
+        return tuple(dict.fromkeys(dataset.length_group for dataset in self.datasets))
+
+    def weight(self, group: str) -> float:
+        """The weight of a group."""
+        return self.weights.get(group, DEFAULT_WEIGHT)
+
+
+def load_mixture(path: Path, overrides: Sequence[str] = ()) -> MixtureSpec:
+    """Read and check a data YAML, without opening a record file.
+
+    Raises:
+        ConfigError: one line with file:line, the value, the rule and the fix.
+    """
+    if path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"a data file is YAML, not '{path.suffix}'", where=str(path), fix="see config/data/")
+    return load(MixtureSpec, path, overrides)

@@ -1,0 +1,214 @@
+"""Pictures drawn by the program, with captions that are true by construction.
+
+A scene is two things and where the first one is: "a red circle left of a blue square". There are 6 colours, 3 shapes and
+4 relations, hence 6*3 * 5*3 * 4 = 1080 scenes (the two things never share a colour, so that "left of" can be read off).
+Because the program knows every picture that a caption may mean, `unmask.demo.reading` can say whether a generated picture
+is right, and because some scenes are held out of training, a right picture of one shows composition and not memory.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from unmask.errors import ConfigError, did_you_mean
+
+RGB = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels; right and bottom are where the thing ends, so width = right - left."""
+
+COLOURS: dict[str, RGB] = {
+    "red": (214, 28, 40),
+    "green": (30, 150, 60),
+    "blue": (30, 80, 215),
+    "yellow": (248, 214, 30),
+    "purple": (140, 40, 180),
+    "orange": (250, 135, 15),
+}
+SHAPES = ("circle", "square", "triangle")
+RELATIONS = ("left of", "right of", "above", "below")
+MIRRORED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+BACKGROUND: RGB = (243, 242, 240)
+TINT = 8
+"""How far each channel of a picture's background may lie from `BACKGROUND`."""
+SMALLEST, LARGEST = 0.26, 0.34
+"""The size of a thing as a share of the picture's side."""
+HELD_OUT = 64
+
+_OVERSAMPLE = 4
+_MARGIN, _GAP = 0.03, 0.08  # the least share of the side between a thing and the border, and between the two things
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One coloured shape."""
+
+    colour: str
+    shape: str
+
+    def __post_init__(self) -> None:
+        _check("colour", self.colour, COLOURS)
+        _check("shape", self.shape, SHAPES)
+
+    def __str__(self) -> str:
+        return f"{'an' if self.colour[0] in 'aeiou' else 'a'} {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two things of different colours, and where the first one is as seen from the second."""
+
+    first: Thing
+    relation: str
+    second: Thing
+
+    def __post_init__(self) -> None:
+        _check("relation", self.relation, RELATIONS)
+        if self.first.colour == self.second.colour:
+            raise ConfigError(f"both things of the scene are {self.first.colour}", fix="give them different colours")
+
+    def mirrored(self) -> "Scene":
+        """The same picture told from the other thing: "a blue square right of a red circle"."""
+        return Scene(self.second, MIRRORED[self.relation], self.first)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture and the boxes of its first and second thing."""
+
+    image: Image.Image
+    boxes: tuple[Box, Box]
+
+
+def caption(scene: Scene) -> str:
+    """The scene in words: "an orange square above a green circle"."""
+    return f"{scene.first} {scene.relation} {scene.second}"
+
+
+def all_scenes() -> list[Scene]:
+    """Every scene, always in the same order."""
+    things = [Thing(colour, shape) for colour in COLOURS for shape in SHAPES]
+    return [Scene(a, relation, b) for a in things for relation in RELATIONS for b in things if a.colour != b.colour]
+
+
+def draw(scene: Scene, rng: np.random.Generator, size: int = 64) -> Drawn:
+    """One of the many pictures that the caption describes.
+
+    Sizes and places jitter, yet the relation always holds clearly: along its axis the two things are apart by a gap, and
+    across it their centres differ by far less. The picture is drawn four times as large and averaged down, so that edges
+    are smooth.
+    """
+    side = size * _OVERSAMPLE
+    tint = rng.integers(-TINT, TINT + 1, 3)
+    red, green, blue = (int(base + shift) for base, shift in zip(BACKGROUND, tint, strict=True))
+    canvas = Image.new("RGB", (side, side), (red, green, blue))
+    brush = ImageDraw.Draw(canvas)
+    boxes = _places(scene.relation, rng, side)
+    for thing, box in zip((scene.first, scene.second), boxes, strict=True):
+        draw_shape(brush, thing.shape, box, COLOURS[thing.colour])
+    first, second = (tuple(edge / _OVERSAMPLE for edge in box) for box in boxes)
+    image = canvas.resize((size, size), Image.Resampling.BOX)
+    return Drawn(image, ((first[0], first[1], first[2], first[3]), (second[0], second[1], second[2], second[3])))
+
+
+def draw_shape(brush: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int], fill: RGB | int) -> None:
+    """Fill the shape that touches all four edges of the box; triangles stand on their base."""
+    left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
+    if shape == "circle":
+        brush.ellipse((left, top, right, bottom), fill=fill)
+    elif shape == "square":
+        brush.rectangle((left, top, right, bottom), fill=fill)
+    else:
+        brush.polygon([(left, bottom), (right, bottom), ((left + right) / 2, top)], fill=fill)
+
+
+def split(seed: int) -> tuple[list[Scene], list[Scene]]:
+    """The scenes to train on, and 64 scenes held out to examine the model.
+
+    "a red circle left of a blue square" and "a blue square right of a red circle" describe the same pictures. When one
+    of them is held out, the other one is kept out of training as well; hence 1080 - 128 scenes are left to train on, and
+    no two held-out scenes are mirrors of each other. Every part of a held-out scene is still taught in other company:
+    each thing in the same role, each relation, and each thing together with that relation occur in training.
+    """
+    scenes = all_scenes()
+    taught = Counter(part for scene in scenes for part in _parts(scene))
+    held: list[Scene] = []
+    gone: set[Scene] = set()
+    for index in np.random.default_rng([seed, 0]).permutation(len(scenes)):
+        scene = scenes[int(index)]
+        leaving = Counter(_parts(scene) + _parts(scene.mirrored()))
+        if scene in gone or any(taught[part] <= count for part, count in leaving.items()):
+            continue
+        taught -= leaving
+        gone |= {scene, scene.mirrored()}
+        held.append(scene)
+        if len(held) == HELD_OUT:
+            break
+    return [scene for scene in scenes if scene not in gone], held
+
+
+def write_rows(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> None:
+    """Write `count` captioned pictures as a data set: `png/*.png`, `rows.parquet` and `rows.csv`.
+
+    The scenes take turns in a new random order each round, and row n is a function of (seed, n) alone. The first half of
+    the rows goes to the parquet file and the second half to the CSV file, so that a run reads both formats. The column
+    names are those of the published text-to-image files; the aesthetic score is made up (uniform from 5 to 7).
+    """
+    if not scenes:
+        raise ConfigError("there are no scenes to draw", fix="pass at least one scene")
+    (folder / "png").mkdir(parents=True, exist_ok=True)
+    rows = [_write_row(folder, scenes, number, seed) for number in range(count)]
+    half = (count + 1) // 2
+    fields = [("s3_path", pa.string()), ("caption", pa.string()), ("fltLaionAesthScore", pa.float64())]
+    schema = pa.schema([*fields, ("intHeight", pa.int64()), ("intWidth", pa.int64())])
+    pq.write_table(pa.Table.from_pylist(rows[:half], schema=schema), folder / "rows.parquet")
+    with open(folder / "rows.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, schema.names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[half:])
+
+
+def _write_row(folder: Path, scenes: Sequence[Scene], number: int, seed: int) -> dict[str, str | float | int]:
+    turn, place = divmod(number, len(scenes))
+    scene = scenes[int(np.random.default_rng([seed, 1, turn]).permutation(len(scenes))[place])]
+    rng = np.random.default_rng([seed, 2, number])
+    image = draw(scene, rng).image
+    path = f"png/{number:06d}.png"
+    image.save(folder / path)
+    score = round(float(rng.uniform(5.0, 7.0)), 4)
+    words = caption(scene)
+    return {"s3_path": path, "caption": words, "fltLaionAesthScore": score, "intHeight": image.height, "intWidth": image.width}
+
+
+def _places(relation: str, rng: np.random.Generator, side: int) -> list[tuple[int, int, int, int]]:
+    """The boxes of first and second thing, in canvas pixels."""
+    sizes = rng.uniform(SMALLEST, LARGEST, 2)
+    slack = 1 - sizes.sum() - 2 * _MARGIN - _GAP
+    before, between = np.sort(rng.uniform(0, slack, 2))
+    near = _MARGIN + before + sizes[0] / 2  # along the axis: the thing that is nearer to the left or top edge
+    far = _MARGIN + between + sizes[0] + _GAP + sizes[1] / 2
+    across = rng.uniform(0.34, 0.66) + rng.uniform(-0.05, 0.05, 2)
+    boxes = []
+    for along, other, extent in zip((near, far), across, sizes, strict=True):
+        x, y = (along, other) if relation in ("left of", "right of") else (other, along)
+        width = round(extent * side)
+        left, top = round((x - extent / 2) * side), round((y - extent / 2) * side)
+        boxes.append((left, top, left + width, top + width))
+    return boxes if relation in ("left of", "above") else boxes[::-1]
+
+
+def _parts(scene: Scene) -> list[tuple[str, ...]]:
+    """What a model must have met to compose the scene: things by role, the relation, and each thing with the relation."""
+    first, second, relation = str(scene.first), str(scene.second), scene.relation
+    return [("first", first), ("second", second), (relation,), ("first", first, relation), ("second", second, relation)]
+
+
+def _check(kind: str, word: str, known: Sequence[str] | dict[str, RGB]) -> None:
+    if word not in known:
+        raise ConfigError(f"unknown {kind} '{word}'", fix=did_you_mean(word, known))

@@ -1,0 +1,155 @@
+"""How the image tokenizer of the tiny model is made: `python -m unmask.demo.tokenizer OUT` (about 30 minutes on two cores).
+
+A `VQModel` of 0.95 M parameters learns to say 64 x 64 pictures in 8 x 8 codes. It practises on pictures that the program draws, scenes and
+doodles, so nothing but this file and its neighbours is needed to make the weights that ship in `unmask/assets/tiny/vqvae`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unmask.demo.doodles import doodle
+from unmask.demo.scenes import all_scenes, draw
+from unmask.model.config import ImageTokenizerConfig
+from unmask.model.image_tokenizer import ImageTokenizer
+
+TINY = ImageTokenizerConfig(num_codes=1024, block_channels=(16, 16, 48, 64), layers_per_block=1, latent_channels=8, norm_groups=4)
+SIZE = 64
+LR = 3e-3
+
+
+def practice_pictures(num_scenes: int, num_doodles: int, seed: int) -> np.ndarray:
+    """uint8 [N, 64, 64, 3], drawn by the program."""
+    scenes = all_scenes()
+    pictures = []
+    for number in range(num_scenes + num_doodles):
+        rng = np.random.default_rng((seed, number))
+        if number < num_scenes:
+            pictures.append(np.asarray(draw(scenes[int(rng.integers(len(scenes)))], rng, SIZE).image))
+        else:
+            pictures.append(np.asarray(doodle(rng, SIZE)))
+    return np.stack(pictures)
+
+
+class Trainer:
+    """Learns in two parts: a plain autoencoder first; then k-means places the codes among its latents, and both go on together.
+
+    The loss is absolute, squared and edge differences, and commitment to the nearest code; codes follow the running mean of the latents that
+    they are chosen for, and a code that nobody uses moves to where a latent is.
+
+    Args:
+        pictures: uint8 [N, 64, 64, 3].
+        num_steps: steps of `batch` pictures.
+        seed: of the weights and the order.
+    """
+
+    def __init__(self, pictures: np.ndarray, num_steps: int, batch: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self.pictures, self.num_steps, self.batch = pictures, num_steps, batch
+        self.num_plain = num_steps * 2 // 5
+        self.tokenizer = ImageTokenizer(TINY).to(memory_format=torch.channels_last)
+        self.vq = self.tokenizer.vq
+        self.book = self.vq.quantize.embedding.weight.requires_grad_(False)
+        learned = [parameter for parameter in self.vq.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, lr=LR, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, LR, num_steps, pct_start=0.05, final_div_factor=50)
+        self.uses, self.sums = torch.ones(TINY.num_codes), torch.zeros_like(self.book)
+
+    def pixels(self) -> Tensor:
+        """A batch in [0, 1], [B, 3, 64, 64]; half of it mirrored."""
+        rows = self.pictures[self.rng.integers(len(self.pictures), size=self.batch)]
+        flip = self.rng.random(self.batch) < 0.5
+        rows[flip] = rows[flip, :, ::-1]
+        return (torch.from_numpy(rows).permute(0, 3, 1, 2) / 255).to(memory_format=torch.channels_last)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Pixels -> latents [B, C, 8, 8]."""
+        out: Tensor = self.vq.quant_conv(self.vq.encoder(x))
+        return out
+
+    def step(self, number: int) -> dict[str, float]:
+        """One update; the figures by name."""
+        if number == self.num_plain:
+            self._place_codes()
+        x = self.pixels()
+        z = self.latents(x)
+        fit = torch.zeros(())
+        if number >= self.num_plain:
+            flat = z.permute(0, 2, 3, 1).flatten(0, 2)
+            codes = torch.cdist(flat.detach(), self.book).argmin(1)
+            chosen = self.book[codes]
+            fit = F.mse_loss(flat, chosen)
+            z = (flat + (chosen - flat).detach()).view(len(x), *z.shape[-2:], -1).permute(0, 3, 1, 2)
+            self._follow(flat.detach(), codes)
+        y = self.vq.decoder(self.vq.post_quant_conv(z))
+        absolute, squared, edges = F.l1_loss(y, x), F.mse_loss(y, x), _edge_loss(y, x)
+        self.optimizer.zero_grad(set_to_none=True)
+        (absolute + 4 * squared + edges + 0.25 * fit).backward()
+        torch.nn.utils.clip_grad_norm_(self.vq.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        used = int((self.uses > 0.1).sum()) if number >= self.num_plain else 0
+        return {"l1": absolute.item(), "psnr": -10 * float(torch.log10(squared.detach())), "fit": fit.item(), "codes": used}
+
+    @torch.no_grad()
+    def _place_codes(self) -> None:
+        """Ten rounds of k-means over the latents of 1,600 pictures."""
+        flat = torch.cat([self.latents(self.pixels()).permute(0, 2, 3, 1).flatten(0, 2) for _ in range(50)])
+        self.book.copy_(flat[torch.randperm(len(flat))[: len(self.book)]])
+        for _ in range(10):
+            codes = torch.cdist(flat, self.book).argmin(1)
+            counts = torch.bincount(codes, minlength=len(self.book)).float()
+            sums = torch.zeros_like(self.book).index_add_(0, codes, flat)
+            self.book.copy_(torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), self.book))
+        self.uses.fill_(self.batch * 64 / len(self.book))
+        self.sums.copy_(self.book * self.uses[:, None])
+
+    @torch.no_grad()
+    def _follow(self, flat: Tensor, codes: Tensor) -> None:
+        """Running means with decay 0.99; a code used less than once in ten batches starts anew at a latent of this one."""
+        counts = torch.bincount(codes, minlength=len(self.book)).float()
+        self.uses.mul_(0.99).add_(counts, alpha=0.01)
+        self.sums.mul_(0.99).add_(torch.zeros_like(self.book).index_add_(0, codes, flat), alpha=0.01)
+        idle = (self.uses < 0.1).nonzero()[:, 0]
+        if len(idle):
+            self.sums[idle], self.uses[idle] = flat[torch.randint(len(flat), (len(idle),))], 1.0
+        self.book.copy_(self.sums / self.uses[:, None])
+
+
+def _edge_loss(y: Tensor, x: Tensor) -> Tensor:
+    """Absolute difference of the horizontal and vertical differences of neighbouring pixels."""
+    return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
+
+
+def save(tokenizer: ImageTokenizer, folder: Path) -> None:
+    """Write the weights, rounded to half precision, in the layout of a diffusers model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in tokenizer.vq.state_dict().items()}
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+    config = {name: value for name, value in tokenizer.vq.config.items() if not name.startswith("_")}
+    (folder / "config.json").write_text(json.dumps({"_class_name": "VQModel", **config}, indent=1) + "\n")
+
+
+def main(folder: Path, num_steps: int = 6500, batch: int = 16) -> None:
+    """Draw, train, save; one line every 100 steps to standard error."""
+    pictures = practice_pictures(10_000, 20_000, seed=7)
+    trainer = Trainer(pictures, num_steps, batch, seed=7)
+    start = time.monotonic()
+    for number in range(num_steps):
+        losses = trainer.step(number)
+        if number % 100 == 99 or number == num_steps - 1:
+            text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            sys.stderr.write(f"step {number + 1}/{num_steps}  {text}  {time.monotonic() - start:.0f} s\n")
+    save(trainer.tokenizer, folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""The forward process: which targets of a sample are masked, and whether its prompt is dropped (model.md 4.1-4.4).
+
+Shapes: K text targets, C image codes of one sample.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unmask.diffusion.schedules import MaskPolicy, mask_ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionConfig:
+    """How samples are corrupted.
+
+    Attributes:
+        text_policy, image_policy: distribution of the mask ratio, drawn separately for text and for the picture.
+        prompt_drop: share of the drawing samples whose prompt is masked throughout, so that guidance has an unconditional side.
+    """
+
+    text_policy: MaskPolicy = "cosine"
+    image_policy: MaskPolicy = "cosine"
+    prompt_drop: float = 0.1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What happens to one sample.
+
+    Attributes:
+        text_mask_K: which text targets are masked.
+        code_mask_C: which codes are masked.
+        text_ratio, image_ratio: the mask ratios that were drawn.
+        prompt_dropped: whether every token that is neither a target nor a picture is masked too.
+    """
+
+    text_mask_K: np.ndarray
+    code_mask_C: np.ndarray
+    text_ratio: float
+    image_ratio: float
+    prompt_dropped: bool
+
+
+def mask_from_draws(ratio: float, draws: np.ndarray) -> np.ndarray:
+    """Position i is masked iff r_i <= max(ratio, min r): about `ratio` of them, and never none."""
+    masked: np.ndarray = draws <= max(ratio, draws.min(initial=1.0))
+    return masked
+
+
+def draw_noise(num_text_targets: int, num_codes: int, config: CorruptionConfig, rng: np.random.Generator) -> Noise:
+    """The noise of one sample; everything comes from `rng`, in a fixed order, whatever the policies.
+
+    Only targets can be masked, and where there are targets at least one is (the published code draws over whole rows and may mask none:
+    model.md Q1). Samples without a picture to draw keep their prompt (Q21).
+    """
+    text_ratio = mask_ratio(config.text_policy, rng)
+    image_ratio = mask_ratio(config.image_policy, rng)
+    dropped = bool(rng.random() < config.prompt_drop) and num_codes > 0
+    text_mask = mask_from_draws(text_ratio, rng.random(num_text_targets))
+    code_mask = mask_from_draws(image_ratio, rng.random(num_codes))
+    return Noise(text_mask, code_mask, text_ratio, image_ratio, dropped)

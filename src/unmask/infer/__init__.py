@@ -1,0 +1,1 @@
+"""Using a trained model. Prompts come from `data/tokenize.py`, the science from `diffusion/`."""

@@ -1,0 +1,1 @@
+"""The model: pure functions of tensors, which know neither data nor noise."""

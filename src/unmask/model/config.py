@@ -1,0 +1,98 @@
+"""What a model file (`config/model/*.yaml`) says: sizes only; the classes are the same for 8 B and for 1 M parameters."""
+
+from dataclasses import dataclass
+
+from unmask.config import FieldError
+from unmask.vocab import CodeBook
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokenizerConfig:
+    """A diffusers `VQModel`; the spatial factor is 2 ** (number of blocks - 1)."""
+
+    num_codes: int
+    block_channels: tuple[int, ...]
+    layers_per_block: int
+    latent_channels: int
+    norm_groups: int
+    weights: str | None = None
+    """A folder or hub id with the weights (subfolder `vqvae` is tried too); `builtin:tiny` ships with the package."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per code along one side."""
+        return 1 << (len(self.block_channels) - 1)
+
+    @property
+    def code_book(self) -> CodeBook:
+        """Code indices, mask index and table rows."""
+        return CodeBook(self.num_codes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The SigLIP encoder that reads pictures, and its 2x2 convolutional pool."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Elastic-MoT: two towers of unequal width that share attention in the first `num_joint_layers` layers.
+
+    Attributes:
+        text_width: hidden size of the text tower (D).
+        gen_width: hidden size of the gen tower (G <= D).
+        text_mlp_width, gen_mlp_width: inner sizes of the gated MLPs.
+        num_joint_layers: layers in which both towers attend to each other; 17 in the published checkpoint, whose code compares with
+            `>` where the paper says 16 (model.md Q5).
+        tokenizer: folder, file or hub id with a `tokenizer.json`; `builtin:tiny` ships with the package.
+    """
+
+    name: str
+    vocab_size: int
+    text_width: int
+    gen_width: int
+    text_mlp_width: int
+    gen_mlp_width: int
+    num_layers: int
+    num_joint_layers: int
+    num_heads: int
+    tokenizer: str
+    image_tokenizer: ImageTokenizerConfig
+    vision: VisionConfig | None = None
+    rope_theta: float = 500000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.text_width % self.num_heads or (self.text_width // self.num_heads) % 2:
+            raise FieldError("num_heads", f"num_heads={self.num_heads} must split text_width={self.text_width} into even heads")
+        if self.gen_width > self.text_width:
+            raise FieldError("gen_width", f"gen_width={self.gen_width} must not exceed text_width={self.text_width}")
+        if not 0 < self.num_joint_layers <= self.num_layers:
+            raise FieldError(
+                "num_joint_layers", f"num_joint_layers={self.num_joint_layers} must be 1...num_layers={self.num_layers}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head, the same in both towers."""
+        return self.text_width // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureConfig:
+    """The pictures that a model was trained to draw; travels with its weights.
+
+    Attributes:
+        size: side in pixels.
+        compress: whether one gen token holds 2x2 codes.
+    """
+
+    size: int
+    compress: bool

@@ -1,0 +1,99 @@
+"""Pictures <-> codes: a diffusers `VQModel`, always frozen while the main model trains.
+
+Shapes: B pictures of H x W pixels, P x Q codes with P = H / factor.
+"""
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unmask.errors import CheckpointError, ConfigError
+from unmask.model.config import ImageTokenizerConfig
+from unmask.storage.hub import locate
+
+
+class ImageTokenizer(nn.Module):
+    """Encode to and decode from a grid of codes.
+
+    Pixels enter as uint8 and are scaled to [0, 1] (the published `do_normalize=False`); on decoding they are clipped and rounded.
+    """
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        from diffusers import VQModel  # noqa: PLC0415  (seconds to import; only who encodes pictures pays)
+
+        depth = len(config.block_channels)
+        self.config = config
+        self.vq = VQModel(
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("DownEncoderBlock2D",) * depth,
+            up_block_types=("UpDecoderBlock2D",) * depth,
+            block_out_channels=config.block_channels,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            num_vq_embeddings=config.num_codes,
+            norm_num_groups=config.norm_groups,
+            mid_block_add_attention=False,
+            lookup_from_codebook=True,
+        )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Codes along each side of a picture.
+
+        Raises:
+            ConfigError: a side is no multiple of the factor.
+        """
+        factor = self.config.factor
+        if height % factor or width % factor:
+            raise ConfigError(f"a picture of {width}x{height} pixels cannot be cut into codes of {factor}x{factor} pixels")
+        return height // factor, width // factor
+
+    @torch.no_grad()
+    def encode(self, pixels_BHW3: Tensor) -> Tensor:
+        """uint8 pixels [B, H, W, 3] -> codes [B, P, Q]: the nearest code book row by Euclidean distance."""
+        x = pixels_BHW3.permute(0, 3, 1, 2).to(self.vq.dtype) / 255
+        latent = self.vq.encode(x).latents
+        flat = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
+        book = self.vq.quantize.embedding.weight.float()
+        distance = book.square().sum(1)[None, :] - 2 * flat @ book.T
+        codes: Tensor = distance.argmin(1).view(len(x), *latent.shape[-2:])
+        return codes
+
+    @torch.no_grad()
+    def decode(self, codes_BPQ: Tensor) -> Tensor:
+        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]."""
+        shape = (*codes_BPQ.shape, self.config.latent_channels)
+        x = self.vq.decode(codes_BPQ.flatten(1), force_not_quantize=True, shape=shape).sample
+        pixels: Tensor = (x.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return pixels
+
+
+def load_image_tokenizer(config: ImageTokenizerConfig) -> ImageTokenizer:
+    """The tokenizer with its weights, frozen.
+
+    Raises:
+        ConfigError: no weights are named, or their names or shapes differ from the configuration.
+        CheckpointError: the file is damaged.
+    """
+    if config.weights is None:
+        raise ConfigError("image_tokenizer.weights names no weights", fix="name a folder or hub id, or builtin:tiny")
+    path = locate(config.weights, *(f"{folder}diffusion_pytorch_model.safetensors" for folder in ("vqvae/", "")))
+    tokenizer = ImageTokenizer(config)
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"is no complete safetensors file ({error})", where=str(path), fix="copy it again") from None
+    own = {name: tuple(value.shape) for name, value in tokenizer.vq.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+    if differing:
+        name = differing[0]
+        raise ConfigError(
+            f"{len(differing)} tensors differ from image_tokenizer, first {name}: {given.get(name)} in the file, {own.get(name)} here",
+            where=str(path),
+            fix="give the sizes that the weights were made with",
+        )
+    tokenizer.vq.load_state_dict({name: value.float() for name, value in weights.items()})
+    return tokenizer.requires_grad_(False).eval()

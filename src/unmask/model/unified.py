@@ -1,0 +1,100 @@
+"""The whole model: embeddings in, two towers, logits out where there is a target."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unmask.model.compression import CodeEmbedding, CodeHead
+from unmask.model.config import ModelConfig
+from unmask.model.transformer import Block, Packing, Streams, Transformer
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What the model sees: T text tokens, B pictures of P x Q codes, all samples one after another.
+
+    Attributes:
+        text_ids_T: ids of the text tower's tokens, masked ones included.
+        codes_BPQ: codes of the pictures being drawn, masked ones included.
+        packing: which token belongs to which sample and where.
+        compress: whether one gen token holds 2x2 codes.
+    """
+
+    text_ids_T: Tensor
+    codes_BPQ: Tensor
+    packing: Packing
+    compress: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where logits are wanted: rows of the text tower and codes (flat over [B, P, Q]); None for nowhere."""
+
+    text_M: Tensor | None
+    codes_M: Tensor | None
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """Logits at the wanted places: text [M, vocab], codes [M, num_codes]; None where nothing was wanted."""
+
+    text: Tensor | None
+    codes: Tensor | None
+
+
+class UnifiedModel(nn.Module):
+    """Elastic-MoT with its embeddings and heads. Pictures enter as codes; the image tokenizer is a model of its own."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_embedding = nn.Embedding(config.vocab_size, config.text_width)
+        self.code_embedding = CodeEmbedding(config)
+        self.transformer = Transformer(config)
+        self.text_head = nn.Linear(config.text_width, config.vocab_size, bias=False)
+        self.code_head = CodeHead(config)
+        if config.vision is not None:
+            from unmask.model.vision import VisionEncoder  # noqa: PLC0415  (transformers takes seconds to import)
+
+            self.vision = VisionEncoder(config.vision, config.text_width)
+
+    def forward(self, inputs: ModelInputs, wanted: Wanted) -> ModelOutput:
+        """Logits at the wanted places; what cannot change them is not computed."""
+        h = Streams(self.text_embedding(inputs.text_ids_T), self.code_embedding(inputs.codes_BPQ, inputs.compress))
+        h = self.transformer(h, inputs.packing, text_wanted=wanted.text_M is not None)
+        text = None if wanted.text_M is None else self.text_head(h.text[wanted.text_M])
+        codes = None
+        if wanted.codes_M is not None:
+            grid = (inputs.codes_BPQ.shape[1], inputs.codes_BPQ.shape[2])
+            codes = self.code_head(h.gen, grid, inputs.compress, wanted.codes_M)
+        return ModelOutput(text, codes)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw every weight anew, in the order of the modules.
+
+        Linear layers get a normal of std 1/sqrt(fan_in), cut at 3 std; what writes into a residual stream (`attn_out`, `ff_out`) is divided by
+        sqrt(2 * (layer + 1)) (LLaDA's `mitchell` rule); tables 0.02; norms 1. The squeezing kernel starts as the mean of its 2x2 square, the
+        stretching one as a copy to all four.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif ("embedding" in name and "table" in name) or name.startswith("text_embedding"):
+                parameter.normal_(0.0, 0.02, generator=generator)
+            else:
+                std = parameter[0].numel() ** -0.5
+                nn.init.trunc_normal_(parameter, 0.0, std, -3 * std, 3 * std, generator=generator)
+        eye = torch.eye(self.config.gen_width)[:, :, None, None]
+        self.code_embedding.compressor.weight.copy_(eye.expand(-1, -1, 2, 2) / 4)
+        self.code_head.expander.weight.copy_(eye.expand(-1, -1, 2, 2))
+        for number, block in enumerate(self.transformer.blocks):
+            assert isinstance(block, Block)
+            for weight in (block.attn_out.weight, block.text.ff_out.weight, block.gen.ff_out.weight):
+                weight.div_((2 * (number + 1)) ** 0.5)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())

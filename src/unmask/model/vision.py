@@ -1,0 +1,39 @@
+"""The eye: SigLIP patches, pooled 2x2 by a convolution, projected to the text width (model.md 1.4).
+
+The published model keeps 26 of SigLIP's 27 layers and reads the last one's output before `post_layernorm` (kept, unused).
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from unmask.model.config import VisionConfig
+
+
+class VisionEncoder(nn.Module):
+    """Square tiles [N, 3, S, S], scaled to [-1, 1] -> features [N, tokens, text_width]."""
+
+    def __init__(self, config: VisionConfig, text_width: int) -> None:
+        super().__init__()
+        self.siglip = SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=config.width,
+                intermediate_size=config.mlp_width,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                image_size=config.image_size,
+                patch_size=config.patch_size,
+                vision_use_head=False,
+            )
+        )
+        self.pool = nn.Conv2d(config.width, config.width, kernel_size=2, stride=2)
+        self.projector = nn.Sequential(nn.Linear(config.width, text_width), nn.GELU(), nn.Linear(text_width, text_width))
+        self.newline = nn.Parameter(torch.empty(text_width))
+
+    def forward(self, tiles_N3SS: Tensor) -> Tensor:
+        """Features of each tile in raster order; the last row and column of an odd patch grid are dropped by the pool."""
+        patches = self.siglip(tiles_N3SS, output_hidden_states=True).hidden_states[-1]
+        side = int(patches.shape[1] ** 0.5)
+        pooled = self.pool(patches.transpose(1, 2).unflatten(2, (side, side)))
+        out: Tensor = self.projector(pooled.flatten(2).transpose(1, 2))
+        return out

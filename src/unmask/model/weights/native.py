@@ -1,0 +1,66 @@
+"""Our own folders: `model.safetensors`, `model.yaml` (sizes) and `picture.yaml` (what it was trained to draw), sealed.
+
+A run keeps its checkpoints under `checkpoints/step-NNNNNNNN/`; a folder of either kind may be named where a checkpoint is asked for.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from unmask.config import build, read_yaml
+from unmask.errors import CheckpointError
+from unmask.storage import sealed
+
+T = TypeVar("T")
+WEIGHTS = "model.safetensors"
+
+
+def finished(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def find(path: Path) -> Path:
+    """The checkpoint that a user means, verified: a checkpoint's folder, or the newest of a run's folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    found = [path] if (path / sealed.MANIFEST).is_file() or path.name.startswith("step-") else finished(path)
+    if not found or not found[-1].is_dir():
+        raise CheckpointError(
+            "there is no checkpoint here", where=str(path), fix="give a run's folder or one of its checkpoints/step-*"
+        )
+    sealed.verify(found[-1])
+    return found[-1]
+
+
+def read_config(folder: Path, name: str, cls: type[T]) -> T:
+    """A configuration that was saved with the weights (`model`, `picture`, `stage`)."""
+    return build(cls, read_yaml(folder / f"{name}.yaml"))
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Fill the model, strictly.
+
+    Raises:
+        CheckpointError: names or shapes differ, or the file is no safetensors file.
+    """
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{WEIGHTS} cannot be read ({error})", where=str(folder), fix="copy it again") from None
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{len(differing)} tensors differ from the model, first {name}: {given.get(name)} in the file, {own.get(name)} in the model",
+            where=str(folder),
+            fix="use the model that the checkpoint was trained with",
+        )
+    model.load_state_dict(weights)

@@ -1,0 +1,1 @@
+"""Training: a stage is a YAML file, there is one loop and one step."""

@@ -1,0 +1,176 @@
+"""What a stage file (`config/stage/*.yaml`) says; composes the configurations of everything that a run is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from unmask.config import FieldError, load
+from unmask.data.order import MixingMode
+from unmask.diffusion.corruption import CorruptionConfig
+from unmask.errors import ConfigError, did_you_mean
+from unmask.model.config import ModelConfig
+
+PARTS = ("all", "text_tower", "gen_tower", "gen_io", "vision")
+Part = Literal["all", "text_tower", "gen_tower", "gen_io", "vision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Pictures to draw.
+
+    Attributes:
+        size: side in pixels.
+        compress: whether one gen token holds 2x2 codes (published: off at 256 px, on at 1024).
+        condition_drop: share of the pictures whose micro-conditions are left out.
+        decode: `draft` scales JPEGs while decoding, `exact` decodes them whole.
+    """
+
+    size: int
+    compress: bool
+    condition_drop: float = 0.3
+    decode: Literal["draft", "exact"] = "draft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, linear warm-up, cosine to a floor (model.md 5.1)."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_ratio: float = 0.03
+    min_lr_ratio: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise FieldError("lr", f"must be above 0, not {self.lr}")
+        if not 0 <= self.warmup_ratio < 1:
+            raise FieldError("warmup_ratio", f"is a share of the steps, 0 to 1, not {self.warmup_ratio}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """Samples of a step in all, and of one forward pass on one device; the rest is gradient accumulation."""
+
+    global_size: int
+    per_device: int
+
+    def __post_init__(self) -> None:
+        for name in ("global_size", "per_device"):
+            if getattr(self, name) < 1:
+                raise FieldError(name, f"must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Worker processes, steps made in advance, and how many rows may fail."""
+
+    workers: int = 1
+    steps_ahead: int = 2
+    fault_budget: float = 0.01
+    max_length: int = 8192
+    cache: Path = Path("~/.cache/unmask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often a checkpoint is written, and how many are kept."""
+
+    every: int = 500
+    keep: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where figures go, besides `metrics.jsonl` and the progress bar."""
+
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of training.
+
+    Attributes:
+        name: of the stage; the run's folder is `out`, default `runs/NAME`.
+        model: a name under `config/model/` or the path of a model file.
+        data: the data YAML.
+        init: checkpoint to start the weights from; null: drawn at random.
+        trainable: the parts of the model that learn.
+        text_loss: whether text targets are masked and learned (off in the published 256 px stage).
+        mixing: how groups share a step.
+        seed: of weights, order and noise.
+    """
+
+    name: str
+    model: str
+    data: Path
+    steps: int
+    image: ImageConfig
+    optim: OptimConfig
+    batch: BatchConfig
+    out: Path | None = None
+    init: Path | None = None
+    trainable: tuple[Part, ...] = ("all",)
+    text_loss: bool = True
+    mixing: MixingMode = "mixed"
+    seed: int = 0
+    threads: int | None = None
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise FieldError("steps", f"must be at least 1, not {self.steps}")
+        if "all" not in self.trainable and self.init is None:
+            parts = ", ".join(self.trainable)
+            raise FieldError(
+                "trainable",
+                f"trains only {parts}, but there is no checkpoint to take the rest from",
+                fix="set init=CHECKPOINT, or trainable=[all] to train a model from scratch",
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return self.out or Path("runs") / self.name
+
+
+def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
+    """Read a stage file with its base and the command line's `a.b=c`.
+
+    Raises:
+        ConfigError: one line with file:line, value, rule and fix.
+    """
+    return load(StageConfig, path, overrides)
+
+
+def load_model_config(reference: str) -> ModelConfig:
+    """A model by name (`config/model/NAME.yaml`) or by path.
+
+    Raises:
+        ConfigError: there is no such file; names those there are.
+    """
+    if reference.endswith((".yaml", ".yml")):
+        return load(ModelConfig, Path(reference))
+    return load(ModelConfig, config_file("model", reference))
+
+
+def config_file(kind: str, name: str) -> Path:
+    """`config/KIND/NAME.yaml` below the working folder, or as shipped with Unmask.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    here = Path(__file__).resolve()
+    folders = [root / "config" / kind for root in (Path(), here.parents[3], here.parents[1] / "assets")]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    raise ConfigError(f"unknown {kind} '{name}'", fix=did_you_mean(name, known))

@@ -1,0 +1,143 @@
+"""What people see of a run: a progress bar, `metrics.jsonl`, `faults.jsonl`, TensorBoard."""
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from unmask.data.sample import Fault
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Figures of one step.
+
+    Attributes:
+        step: number of the step, from 1.
+        loss: text + image; `loss_text`, `loss_image` are None where the step had no such target.
+        grad_norm: before clipping.
+        skipped: whether the update was left out because loss or gradients were not finite.
+        samples_per_second, tokens_per_second: over this step.
+        data_wait: share of the step's time spent waiting for the loader.
+        faults: rows replaced since the start of this process.
+    """
+
+    step: int
+    loss: float
+    loss_text: float | None
+    loss_image: float | None
+    grad_norm: float
+    lr: float
+    skipped: bool
+    samples_per_second: float
+    tokens_per_second: float
+    data_wait: float
+    faults: int
+
+
+class JsonLines:
+    """A file of one JSON object a line, cut back to the step that a run resumes from.
+
+    Args:
+        path: the file.
+        after_step: lines of later steps are removed first: they will be written again.
+    """
+
+    def __init__(self, path: Path, after_step: int) -> None:
+        lines = []
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= after_step]
+        path.write_text("".join(f"{line}\n" for line in lines))
+        self._file = path.open("a")
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records and hand them to the operating system."""
+        for record in records:
+            self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a line cut off by a crash counts as later than all."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Reporter:
+    """Writes the figures of a run, and shows them.
+
+    Args:
+        run: the run's folder.
+        first_step: steps that are done already.
+        num_steps: steps in all.
+        tensorboard: whether to write TensorBoard files.
+        console: where the bar goes.
+    """
+
+    def __init__(self, run: Path, first_step: int, num_steps: int, tensorboard: bool, console: Console) -> None:
+        self._metrics = JsonLines(run / "metrics.jsonl", first_step)
+        self._faults = JsonLines(run / "faults.jsonl", first_step)
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (seconds to import)
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self._recent: deque[StepMetrics] = deque(maxlen=20)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=2,
+        )
+        self._task = self._progress.add_task("training", total=num_steps, completed=first_step, figures="")
+
+    def __enter__(self) -> "Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+        self._metrics.close()
+        self._faults.close()
+        if self._board is not None:
+            self._board.close()
+
+    def faults(self, step: int, faults: Iterable[Fault]) -> None:
+        """Write the rows that a step replaced."""
+        self._faults.write({"step": step, **asdict(fault)} for fault in faults)
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Write and show a step."""
+        self._metrics.write([asdict(metrics)])
+        self._recent.append(metrics)
+        if self._board is not None:
+            for name, value in asdict(metrics).items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, metrics.step)
+        self._progress.update(self._task, completed=metrics.step, figures=self._figures())
+
+    def _figures(self) -> str:
+        count = len(self._recent)
+        loss = sum(each.loss for each in self._recent) / count
+        speed = sum(each.samples_per_second for each in self._recent) / count
+        wait = sum(each.data_wait for each in self._recent) / count
+        faults = self._recent[-1].faults
+        text = f"loss {loss:.3f}  {speed:.1f} samples/s  data wait {wait:.0%}"
+        return f"{text}  {faults} faults" if faults else text

@@ -1,0 +1,54 @@
+"""Masks touch targets only, and always at least one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden_folder import FOLDER, needs_golden
+from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws
+
+
+@pytest.mark.parametrize("policy", ["uniform", "cosine", "logit_normal"])
+def test_at_least_one_target_is_masked(policy: str) -> None:
+    config = CorruptionConfig(text_policy=policy, image_policy=policy)  # type: ignore[arg-type]
+    for seed in range(500):
+        noise = draw_noise(7, 4, config, np.random.default_rng(seed))
+        assert noise.text_mask_K.shape == (7,) and noise.code_mask_C.shape == (4,)
+        assert noise.text_mask_K.any() and noise.code_mask_C.any()
+
+
+def test_no_targets_no_mask_and_no_prompt_drop() -> None:
+    config = CorruptionConfig(prompt_drop=1.0)
+    noise = draw_noise(0, 0, config, np.random.default_rng(0))
+    assert not len(noise.text_mask_K) and not len(noise.code_mask_C) and not noise.prompt_dropped
+    assert draw_noise(0, 4, config, np.random.default_rng(0)).prompt_dropped
+
+
+def test_share_of_masked_codes_is_the_ratio_and_of_dropped_prompts_the_rate() -> None:
+    config = CorruptionConfig(image_policy="uniform", prompt_drop=0.1)
+    noises = [draw_noise(0, 400, config, np.random.default_rng(seed)) for seed in range(3000)]
+    errors = [noise.code_mask_C.mean() - noise.image_ratio for noise in noises]
+    assert abs(np.mean(errors)) < 0.003
+    assert 0.08 < np.mean([noise.prompt_dropped for noise in noises]) < 0.12
+
+
+@needs_golden
+def test_masks_of_the_published_forward_process() -> None:
+    """Given the published draws (torch seed 5: t of shape [3], then r of shape [3, 20]) the masks are the published ones."""
+    ratios = {"uniform": lambda t: t, "cosine": lambda t: torch.cos(math.pi * t / 2)}
+    tested = 0
+    for case in json.loads((FOLDER / "schedules.json").read_text())["forward_process"]:
+        if case["policy"] not in ratios:
+            continue
+        torch.manual_seed(case["seed"])
+        t = ratios[case["policy"]](torch.rand(3))
+        p = (1 - 1e-3) * t + 1e-3
+        assert torch.allclose(p, torch.tensor(case["p"]))
+        draws = torch.rand(3, 20).numpy()
+        masks = [mask_from_draws(float(p[row]), draws[row]).astype(int).tolist() for row in range(3)]
+        assert masks == case["mask"]
+        tested += 1
+    assert tested == 2

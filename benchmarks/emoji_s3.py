@@ -111,7 +111,9 @@ def main() -> None:
 
     model = load(options.out / "run-s3")
     originals = decoded_originals(model, options.folder, [row["s3_path"] for row in rows]).astype(np.float32)
-    drawings = model.generate([row["caption"] for row in rows], DrawingConfig(steps=16, guidance=2.0, temperature=0.0), batch_size=32)
+    drawings = model.generate(
+        [row["caption"] for row in rows], DrawingConfig(steps=16, guidance=2.0, temperature=0.0), batch_size=32
+    )
     drawn = np.stack([np.asarray(drawing.image) for drawing in drawings]).astype(np.float32)
     distance = ((drawn[:, None] - originals[None]) ** 2).mean((2, 3, 4))
     nearest = distance.argmin(1)

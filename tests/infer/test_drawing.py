@@ -72,7 +72,13 @@ def test_every_code_is_committed_once_and_stays() -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     config = DrawingConfig(steps=6, temperature=1.0)
     codes = draw_pictures(
-        micro_model(), [prompt([5]), prompt([6], 1)], (4, 4), False, MASK_TOKEN, config, lambda _, c, m: seen.append((c.clone(), m.clone()))
+        micro_model(),
+        [prompt([5]), prompt([6], 1)],
+        (4, 4),
+        False,
+        MASK_TOKEN,
+        config,
+        lambda _, c, m: seen.append((c.clone(), m.clone())),
     )
     assert int(codes.max()) < 32
     assert [int(mask.sum(1)[0]) for _, mask in seen] == np.cumsum(commit_counts(16, 6, "shift", 3.0)).tolist()
@@ -130,12 +136,19 @@ def test_the_prompt_is_the_training_prompt(loaded: LoadedModel) -> None:
     """One builder: apart from the facts about the picture, training and drawing see the same tokens."""
     made = loaded._prompt("a red circle", 0, score=6.5)
     text = loaded.chat.tokenizer.decode(made.ids_L[made.roles_L != Role.PICTURE].tolist(), skip_special_tokens=False)
-    assert "Generate an image with the caption: a red circle ORIGINAL WIDTH : 16; ORIGINAL HEIGHT : 16; TOP : 0; LEFT : 0; SCORE : 6.500<|eot_id|>" in text
+    assert (
+        "Generate an image with the caption: a red circle ORIGINAL WIDTH : 16; ORIGINAL HEIGHT : 16; TOP : 0; LEFT : 0; SCORE : 6.500<|eot_id|>"
+        in text
+    )
     assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\nSure <|eot_id|>")
 
 
-def test_command_writes_pictures_that_remember_their_settings(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["generate", str(run_folder), "a red circle", "a dog", "--steps", "3", "--filmstrip", "--out", str(tmp_path / "out")])
+def test_command_writes_pictures_that_remember_their_settings(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(
+        ["generate", str(run_folder), "a red circle", "a dog", "--steps", "3", "--filmstrip", "--out", str(tmp_path / "out")]
+    )
     assert code == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["000-a-red-circle-filmstrip.png", "000-a-red-circle.png", "001-a-dog-filmstrip.png", "001-a-dog.png"]

@@ -55,7 +55,9 @@ def test_counts_of_what_learns() -> None:
 
 @needs_golden
 def test_names_and_shapes_are_the_published_ones() -> None:
-    rows = [line.split("\t") for line in (FOLDER / "published_8b_parameters.tsv").read_text().splitlines() if not line.startswith("#")]
+    rows = [
+        line.split("\t") for line in (FOLDER / "published_8b_parameters.tsv").read_text().splitlines() if not line.startswith("#")
+    ]
     listed = {row[0]: tuple(int(side) for side in row[1].split("x")) for row in rows if "vqvae" not in row[0]}
     _, model, _ = published()
     ours = {published_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}

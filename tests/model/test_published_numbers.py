@@ -27,7 +27,9 @@ CONFIG = ModelConfig(
     num_joint_layers=3,
     num_heads=4,
     tokenizer="none",
-    image_tokenizer=ImageTokenizerConfig(num_codes=128, block_channels=(1, 1, 1), layers_per_block=1, latent_channels=8, norm_groups=1),
+    image_tokenizer=ImageTokenizerConfig(
+        num_codes=128, block_channels=(1, 1, 1), layers_per_block=1, latent_channels=8, norm_groups=1
+    ),
     vision=VisionConfig(image_size=98, patch_size=14, width=48, num_layers=2, num_heads=4, mlp_width=80),
 )
 

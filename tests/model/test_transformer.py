@@ -49,7 +49,9 @@ def test_packed_equals_one_by_one() -> None:
         output = model(whole, Wanted(torch.arange(23), torch.arange(32)))
         for number, (start, length) in enumerate(((0, 9), (9, 14))):
             alone = inputs([length], [1], compress=compress)
-            alone = ModelInputs(whole.text_ids_T[start : start + length], whole.codes_BPQ[number : number + 1], alone.packing, compress)
+            alone = ModelInputs(
+                whole.text_ids_T[start : start + length], whole.codes_BPQ[number : number + 1], alone.packing, compress
+            )
             single = model(alone, Wanted(torch.arange(length), torch.arange(16)))
             assert torch.allclose(single.text, output.text[start : start + length], atol=1e-5)
             assert torch.allclose(single.codes, output.codes[number * 16 : number * 16 + 16], atol=1e-5)

@@ -35,7 +35,9 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-def test_a_file_cut_in_half_is_named_and_the_last_whole_checkpoint_loads(trained: Path, copy: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_cut_in_half_is_named_and_the_last_whole_checkpoint_loads(
+    trained: Path, copy: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     newest = native.finished(copy)[-1]
     data = (newest / name).read_bytes()
     (newest / name).write_bytes(data[: len(data) // 2])
@@ -72,7 +74,9 @@ def test_a_missing_file_and_another_format(copy: Path) -> None:
         native.find(copy)
 
 
-def test_full_disk_while_saving(trained: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_while_saving(
+    trained: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The disk fills up while the optimizer is written: one line, and the checkpoint before it still resumes."""
     real = checkpoint.save_file
 
@@ -96,7 +100,9 @@ def test_full_disk_while_saving(trained: Path, copy: Path, monkeypatch: pytest.M
 
 def test_no_checkpoint(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "step-00000001"):
-        with pytest.raises(CheckpointError, match="there is no checkpoint here; give a run's folder or one of its checkpoints/step-"):
+        with pytest.raises(
+            CheckpointError, match="there is no checkpoint here; give a run's folder or one of its checkpoints/step-"
+        ):
             native.find(path)
 
 

@@ -87,8 +87,15 @@ def test_the_data_changed(stage_file: Path, tmp_path: Path) -> None:
     run(stage_file, tmp_path / "run", "steps=3")
     changed = tmp_path / "changed.yaml"
     rows = stage_file.parent / "data"
-    changed.write_text((rows / "data.yaml").read_text().replace("json_path: ", f"json_path: {rows}/").replace("two\n", "two\n    min_size: 64\n", 1))
-    with pytest.raises(CheckpointError, match="the data has changed since: .*selection.*; restore the data, or start a new run with init="):
+    changed.write_text(
+        (rows / "data.yaml")
+        .read_text()
+        .replace("json_path: ", f"json_path: {rows}/")
+        .replace("two\n", "two\n    min_size: 64\n", 1)
+    )
+    with pytest.raises(
+        CheckpointError, match="the data has changed since: .*selection.*; restore the data, or start a new run with init="
+    ):
         run(stage_file, tmp_path / "run", "steps=6", f"data={changed}")
 
 
@@ -103,7 +110,14 @@ def test_another_model(stage_file: Path, tmp_path: Path) -> None:
 
 def test_init_takes_weights_and_frozen_parts_stay(stage_file: Path, tmp_path: Path) -> None:
     run(stage_file, tmp_path / "first", "steps=3")
-    run(stage_file, tmp_path / "second", "steps=2", f"init={tmp_path / 'first'}", "trainable=[gen_tower, gen_io]", "text_loss=false")
+    run(
+        stage_file,
+        tmp_path / "second",
+        "steps=2",
+        f"init={tmp_path / 'first'}",
+        "trainable=[gen_tower, gen_io]",
+        "text_loss=false",
+    )
     config = native.read_config(native.find(tmp_path / "first"), "model", type(load_model(tmp_path / "first").config))
     assert config == load_model(tmp_path / "second").config
     before, after = (dict(load_model(tmp_path / name).named_parameters()) for name in ("first", "second"))
@@ -120,9 +134,13 @@ def load_model(run_folder: Path) -> "torch.nn.Module":
 def test_too_many_faults_stop_the_run_with_a_table(stage_file: Path, tmp_path: Path) -> None:
     rows = stage_file.parent / "data"
     data = tmp_path / "data.yaml"
-    (tmp_path / "rows.csv").write_text("s3_path,caption\n" + "".join(f"{rows}/png/{n:06d}.png,a scene\nmissing-{n}.png,a scene\n" for n in range(5)))
+    (tmp_path / "rows.csv").write_text(
+        "s3_path,caption\n" + "".join(f"{rows}/png/{n:06d}.png,a scene\nmissing-{n}.png,a scene\n" for n in range(5))
+    )
     data.write_text("datasets:\n  - json_path: rows.csv\n    preprocess_fn: text_to_image\n")
-    with pytest.raises(FaultBudgetError, match=r"of the last \d+ draws of data set 'rows' failed, more than 1.0% of 1000; mend .*\n +1\d missing") as caught:
+    with pytest.raises(
+        FaultBudgetError, match=r"of the last \d+ draws of data set 'rows' failed, more than 1.0% of 1000; mend .*\n +1\d missing"
+    ) as caught:
         run(stage_file, tmp_path / "run", f"data={data}")
     assert caught.value.exit_code == 3
     faults = [json.loads(line) for line in (tmp_path / "run" / "faults.jsonl").read_text().splitlines()]

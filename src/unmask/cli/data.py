@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
-from unmask.data.records import Mixture
+from unmask.data.records import SCORE, Dataset, Mixture
 from unmask.data.spec import load_mixture
 
 CACHE = Path("~/.cache/unmask")
@@ -50,19 +51,28 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 def report(mixture: Mixture) -> Table:
     """Rows left after each rule, by entry, and the share of each group."""
-    table = Table("data set", "group", "function", "rows", "after each rule", "rows an epoch", "share", title="data check: all is well")
+    headers = ("data set", "group", "function", "rows", "after each rule", "rows an epoch", "share")
+    table = Table(*(Column(header, overflow="fold") for header in headers), title="data check: all is well")
     total = sum(mixture.spec.weight(group) for group in mixture.groups)
     for dataset in mixture.datasets:
         group = dataset.spec.length_group
         members = sum(map(len, mixture.groups[group]))
-        steps = dataset.selection.steps
-        table.add_row(
+        cells = (
             dataset.spec.label,
             group,
             dataset.spec.preprocess_fn,
-            f"{steps[0][1]:,}",
-            "\n".join(f"{rule}: {left:,}" for rule, left in steps[1:]) or "-",
+            f"{dataset.table.num_rows:,}",
+            "\n".join(_rules(dataset)) or "-",
             f"{len(dataset):,}",
             f"{mixture.spec.weight(group) / total * len(dataset) / members:.1%}",
         )
+        table.add_row(*map(Text, cells))
     return table
+
+
+def _rules(dataset: Dataset) -> list[str]:
+    """The rows left after each rule, and where the published loader would have had one more."""
+    lines = [f"{rule}: {left:,}" for rule, left in dataset.selection.steps[1:]]
+    if SCORE in dataset.table.columns and dataset.spec.aes_cutoff is None:
+        lines.append(f"{SCORE}: no aes_cutoff")
+    return lines

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="a run's folder or one of its checkpoints")
     parser.add_argument("prompts", nargs="+", metavar="prompt", help="captions, in quotes")
     parser.add_argument("--steps", type=int, default=16, help="forward passes (default 16)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="1 is the plain model, more follows the prompt closer (default 3)")
+    parser.add_argument(
+        "--guidance", type=float, default=3.0, help="1 is the plain model, more follows the prompt closer (default 3)"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, help="of each code's draw; 0 takes the likeliest (default 0.8)")
     parser.add_argument("--score", type=float, help="aesthetic score to ask for, e.g. 6.5")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another picture (default 0)")
@@ -34,9 +36,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
     from unmask.infer.pipelines import load  # noqa: PLC0415
 
-    config = DrawingConfig(
-        steps=options.steps, guidance=options.guidance, temperature=options.temperature, seed=options.seed
-    )
+    config = DrawingConfig(steps=options.steps, guidance=options.guidance, temperature=options.temperature, seed=options.seed)
     model = load(options.checkpoint)
     with console.status("drawing") as status:
         drawings = model.generate(

@@ -91,7 +91,9 @@ def _masked(sample: TokenSample, model: ModelConfig, size: int, seed: int) -> li
     side = size // factor
     noise = draw_noise(0, len(sample.pictures) * side * side, CorruptionConfig(), keyed_generator(seed, sample.draw, "noise"))
     masks = noise.code_mask_C.reshape(-1, side, side).repeat(factor, 1).repeat(factor, 2)
-    return [np.where(mask[..., None], GREY, picture).astype(np.uint8) for mask, picture in zip(masks, sample.pictures, strict=True)]
+    return [
+        np.where(mask[..., None], GREY, picture).astype(np.uint8) for mask, picture in zip(masks, sample.pictures, strict=True)
+    ]
 
 
 def _half_blocks(image: Image.Image, columns: int) -> Text:

@@ -40,6 +40,11 @@ class Division:
     rank: int = 0
     world: int = 1
 
+    def __post_init__(self) -> None:
+        share = self.per_device * self.world
+        if self.per_device < 1 or not 0 <= self.rank < self.world or self.global_size < 1 or self.global_size % share:
+            raise ValueError(f"{self} does not divide a step without rest")
+
     @property
     def accumulation(self) -> int:
         """Micro-batches of each rank in a step."""

@@ -84,8 +84,9 @@ class Order:
     def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int, mode: MixingMode = "mixed") -> None:
         self.sizes, self.seed, self.mode = dict(sizes), seed, mode
         self._names = list(sizes)
-        total = sum(weights[name] for name in self._names)
-        self._cumulative = np.cumsum([weights[name] / total for name in self._names])
+        shares = np.array([weights[name] for name in self._names]) / max(weights[name] for name in self._names)
+        self._cumulative = np.cumsum(shares / shares.sum())
+        self._cumulative[self._cumulative == self._cumulative[-1]] = np.inf  # what rounding leaves goes to the last group with a weight
         self._permutations: dict[tuple[str, int], Permutation] = {}
 
     def start(self) -> OrderState:
@@ -118,5 +119,4 @@ class Order:
         rng = keyed_generator(self.seed, "groups", step)
         together = self.mode == "one_group_per_step"
         uniforms = np.repeat(rng.random(), num_slots) if together else rng.random(num_slots)
-        places = np.searchsorted(self._cumulative, uniforms, side="right")
-        return [self._names[min(place, len(self._names) - 1)] for place in places.tolist()]
+        return [self._names[place] for place in np.searchsorted(self._cumulative, uniforms, side="right").tolist()]

@@ -112,20 +112,21 @@ class Dataset:
     def _filters(self) -> list[tuple[str, np.ndarray]]:
         filters = []
         if self.spec.aes_cutoff is not None:
-            keep = above(self._numbers(SCORE), self.spec.aes_cutoff)
+            keep = above(self._numbers(SCORE, "aes_cutoff"), self.spec.aes_cutoff)
             filters.append((f"{SCORE} > {self.spec.aes_cutoff:g}", keep))
         if self.spec.min_size is not None:
-            keep = (self._numbers(HEIGHT) >= self.spec.min_size) & (self._numbers(WIDTH) >= self.spec.min_size)
+            height, width = self._numbers(HEIGHT, "min_size"), self._numbers(WIDTH, "min_size")
+            keep = (height >= self.spec.min_size) & (width >= self.spec.min_size)
             filters.append((f"both sides >= {self.spec.min_size}", keep))
         return filters
 
-    def _numbers(self, column: str) -> np.ndarray:
-        """A numeric column; nulls become NaN, which no filter keeps."""
+    def _numbers(self, column: str, key: str) -> np.ndarray:
+        """The numeric column that a key filters by; nulls become NaN, which no filter keeps."""
         values = self.table.column(column)
         if values.dtype.kind not in "iuf":
-            raise DataError(
-                f"column '{column}' holds {values.dtype}, not numbers", where=self.spec.where, fix="write it as numbers"
-            )
+            kind = str(self.table.arrow_column(column).type).replace("string", "text")
+            what = f"column '{column}' holds {kind}, not numbers ({', '.join(self.spec.paths[:3])})"
+            raise DataError(what, where=self.spec.at(key), fix="write it as numbers")
         return values
 
 

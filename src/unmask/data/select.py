@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, cast
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy as np
 from unmask.config import FieldError
 from unmask.data.order import Permutation
 from unmask.errors import did_you_mean
+
+MAX_COPIES = 1_000_000
+"""The largest K of `dup:K`."""
 
 SamplingKind = Literal["full", "first", "end", "random", "dup"]
 _WORDS = ("full", "all", "first:N", "end:N", "random:N", "dup:K")
@@ -24,9 +28,13 @@ class Sampling:
     number: float = 1
     is_percent: bool = False
 
+    def __str__(self) -> str:
+        return self.kind if self.kind == "full" else f"{self.kind}:{self.number:.12g}{'%' if self.is_percent else ''}"
+
     def count(self, num_rows: int) -> int:
         """How many rows `first`, `end` or `random` ask for (a percentage is rounded up), at most all."""
-        wanted = math.ceil(self.number * num_rows / 100) if self.is_percent else int(self.number)
+        exact = Fraction(repr(self.number))  # 1.1 % of 3,000 rows is 33, not 33.000000000000004 and therefore 34
+        wanted = math.ceil(exact * num_rows / 100) if self.is_percent else int(self.number)
         return min(wanted, num_rows)
 
 
@@ -48,6 +56,8 @@ def parse_sampling(text: str) -> Sampling:
     percent = bool(match and match[2])
     if word == "dup" and percent:
         _refuse(text, "takes no percentage", "write dup:1.5 for one and a half times")
+    if word == "dup" and value > MAX_COPIES:
+        _refuse(text, f"repeats rows more than {MAX_COPIES:,} times", f"write at most dup:{MAX_COPIES}")
     if word != "dup" and not percent and value != int(value):
         _refuse(text, "needs a whole number of rows", f"write {word}:{max(1, int(value))} or {word}:{value:g}%")
     if percent and value > 100:
@@ -115,18 +125,19 @@ def select(num_rows: int, filters: list[tuple[str, np.ndarray]], sampling: Sampl
     total = num_rows if kept is None else len(kept)
     if sampling.kind in {"first", "end", "random"}:
         count = sampling.count(total)
+        short = not sampling.is_percent and sampling.number > total
+        steps.append((f"{sampling} (there are only {total})" if short else str(sampling), count))
         places = _places(sampling.kind, count, total, seed)
         kept = places if kept is None else kept[places]
         total = count
-        steps.append((f"sampling {sampling.kind}", count))
     copies, extra = 1, None
     if sampling.kind == "dup":
         copies = int(sampling.number)
-        more = round((sampling.number - copies) * total)
+        more = round((Fraction(repr(sampling.number)) - copies) * total)
         if more:
             places = _places("random", more, total, seed)
             extra = places if kept is None else kept[places]
-        steps.append((f"dup:{sampling.number:g}", total * copies + more))
+        steps.append((str(sampling), total * copies + more))
     return Selection(kept, total, copies, extra, tuple(steps))
 
 

@@ -3,6 +3,7 @@
 Relative paths of record files are relative to the folder of the YAML file.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from unmask.config import FieldError, load, located, locations
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
 from unmask.data.select import Sampling, parse_sampling
 from unmask.errors import ConfigError, did_you_mean
+from unmask.storage.object_store import ObjectStore
 
 DEFAULT_WEIGHT = 100.0
 
@@ -53,11 +55,12 @@ class DatasetSpec:
             raise FieldError("json_path", "names no file", fix="give a path or a list of paths")
         parse_sampling(self.sampling_strategy)
         if self.min_size is not None and self.min_size < 1:
-            raise FieldError("min_size", f"must be at least 1, not {self.min_size}")
+            raise FieldError("min_size", f"must be at least 1, not {self.min_size}", fix="leave it out to keep every size")
         if self.preprocess_fn not in PREPROCESS_FUNCTIONS:
             what = f"unknown preprocess function '{self.preprocess_fn}'"
             raise FieldError("preprocess_fn", what, fix=did_you_mean(self.preprocess_fn, PREPROCESS_FUNCTIONS))
         self.function.check_arguments(self.process_fn_kwargs)
+        _check_storage(self.storage_options)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -101,10 +104,12 @@ class MixtureSpec:
             if group not in self.groups:
                 what = f"weight for group '{group}', which no data set uses"
                 raise FieldError(f"weights.{group}", what, fix=did_you_mean(group, self.groups))
-            if not weight >= 0:
-                raise FieldError(f"weights.{group}", f"a weight must be 0 or more, not {weight}")
+            if not 0 <= weight < math.inf:
+                what = f"a weight must be a number of 0 or more, not {weight:g}"
+                raise FieldError(f"weights.{group}", what, fix="write 0 to leave the group out")
         if not any(self.weight(group) > 0 for group in self.groups):
             raise FieldError("weights", "every group has weight 0", fix="give one group a weight above 0")
+        _check_storage(self.storage_options)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -114,6 +119,14 @@ class MixtureSpec:
     def weight(self, group: str) -> float:
         """The weight of a group."""
         return self.weights.get(group, DEFAULT_WEIGHT)
+
+
+def _check_storage(options: Mapping[str, str]) -> None:
+    """Refuse storage options before a picture is fetched with them."""
+    try:
+        ObjectStore(options)
+    except ConfigError as error:
+        raise FieldError("storage_options", error.what, error.fix) from None
 
 
 def load_mixture(path: Path, overrides: Sequence[str] = ()) -> MixtureSpec:

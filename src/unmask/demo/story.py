@@ -137,9 +137,7 @@ def _report(
     items, untrained = (_scored(scenes, drawings) for drawings in drawn)
     scores = summarise([score for _, _, score in items])
     losses = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    strips = [
-        (drawing.prompt, [(f"{count} codes", image) for count, image in drawing.frames]) for drawing in drawn[0][:6]
-    ]
+    strips = [(drawing.prompt, [(f"{count} codes", image) for count, image in drawing.frames]) for drawing in drawn[0][:6]]
     settings = {name: str(value) for name, value in {**dataclasses.asdict(plan), **dataclasses.asdict(DRAWING)}.items()}
     write_report(
         folder / "report.html",

@@ -55,7 +55,7 @@ class Trainer:
         self.rng = np.random.default_rng(seed)
         self.pictures, self.num_steps, self.batch = pictures, num_steps, batch
         self.num_plain = num_steps * 2 // 5
-        self.tokenizer = ImageTokenizer(TINY).to(memory_format=torch.channels_last)
+        self.tokenizer = ImageTokenizer(TINY)
         self.vq = self.tokenizer.vq
         self.book = self.vq.quantize.embedding.weight.requires_grad_(False)
         learned = [parameter for parameter in self.vq.parameters() if parameter.requires_grad]

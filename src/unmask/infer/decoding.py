@@ -104,7 +104,8 @@ def draw_pictures(
         logits = model(ModelInputs(text_ids, codes_BPQ, packing, compress), Wanted(None, wanted)).codes
         assert logits is not None
         if guided:
-            logits = guide(*logits.float().chunk(2), config.guidance)
+            conditional, unconditional = logits.float().chunk(2)
+            logits = guide(conditional, unconditional, config.guidance)
         uniforms = None
         if config.temperature > 0:
             drawn = [rng.random((count, book.num_codes), dtype=np.float32) for rng in noise]
@@ -124,9 +125,7 @@ def _order(prompt: DrawingPrompt, side: int, config: DrawingConfig) -> Tensor:
     return torch.tensor(stratified_order(side, seed))
 
 
-def _conditions(
-    prompts: Sequence[DrawingPrompt], mask_token: int, guided: bool, device: torch.device
-) -> tuple[Tensor, Packing]:
+def _conditions(prompts: Sequence[DrawingPrompt], mask_token: int, guided: bool, device: torch.device) -> tuple[Tensor, Packing]:
     """Text ids and packing of the conditional samples and, behind them, of the same with their prompt dropped as in training."""
     ids, pictures = [], []
     for dropped in (False, True) if guided else (False,):

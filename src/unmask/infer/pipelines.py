@@ -114,8 +114,8 @@ class LoadedModel:
         pixels = self.image_tokenizer.decode(codes)
         factor = self.image_tokenizer.config.factor
         shown = committed_BC.view(-1, *grid).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        pixels = torch.where(shown[..., None], pixels, torch.full_like(pixels, 190)).cpu().numpy()
-        return committed_BC.sum(1).tolist(), [Image.fromarray(each) for each in pixels]
+        pixels = torch.where(shown[..., None], pixels, torch.full_like(pixels, 190))
+        return committed_BC.sum(1).tolist(), [Image.fromarray(each) for each in pixels.cpu().numpy()]
 
 
 def load(path: str | Path, device: str | None = None) -> LoadedModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from unmask.config import diff, dump
+from unmask.config import diff, to_yaml
 from unmask.data.loader import Division, FaultBudget, LoadedStep, Loader
 from unmask.data.order import OrderState
 from unmask.data.records import Mixture
@@ -116,13 +116,16 @@ def prepare(stage: StageConfig, console: Console) -> Run:
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _make_folder(stage.folder)
+    (stage.folder / "stage.yaml").write_text(to_yaml(stage))
     config = load_model_config(stage.model)
     tokenizer_file = locate(config.tokenizer, "tokenizer.json")
     recipe, mixture = _open_data(stage, tokenizer_file, _picture_tokens(stage, config.image_tokenizer.factor))
     image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
     chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
     if chat.vocab.size > config.vocab_size:
-        raise ConfigError(f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file))
+        raise ConfigError(
+            f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
+        )
     model = UnifiedModel(config)
     model.initialise(torch.Generator().manual_seed(stage.seed))
     if stage.init is not None:
@@ -160,7 +163,9 @@ def _make_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise TrainingError(
-            f"the run's folder cannot be written ({error.strerror})", where=str(folder), fix="set out=FOLDER to one that you may write"
+            f"the run's folder cannot be written ({error.strerror})",
+            where=str(folder),
+            fix="set out=FOLDER to one that you may write",
         ) from None
 
 
@@ -211,9 +216,11 @@ def _resume(
         )
     saved = native.read_config(found, "model", ModelConfig)
     if saved != model.config:
-        changes = "; ".join(diff(dump(saved), dump(model.config))[:3])
+        changes = "; ".join(diff(saved, model.config)[:3])
         raise CheckpointError(f"was trained with another model: {changes}", where=str(found), fix="set out=FOLDER for a new run")
     native.load_weights(found, model)
     checkpoint.load_optimizer(found, model, optimizer)
     console.print(f"resuming from {found}")
+    for line in diff(native.read_config(found, "stage", StageConfig), stage):
+        console.print(f"  changed since: {line}")
     return OrderState(state.step, dict(state.counters))

@@ -14,6 +14,7 @@ from unmask.registry import Registry
 
 Row = Mapping[str, Any]
 Function = Callable[..., Conversation]
+_TYPES = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,19 @@ class Preprocess:
         return {**defaults, **kwargs}
 
     def check_arguments(self, kwargs: Mapping[str, Any]) -> None:
-        """Refuse arguments that the function does not take.
+        """Refuse arguments that the function does not take, and values of another type than their defaults.
 
         Raises:
-            FieldError: names the argument and the nearest right one.
+            FieldError: names the argument and the nearest right one, or what it must be.
         """
         known = self.arguments({})
-        for name in kwargs:
+        for name, value in kwargs.items():
             if name not in known:
                 what = f"the preprocess function takes no argument '{name}'"
                 raise FieldError(f"process_fn_kwargs.{name}", what, fix=did_you_mean(name, known))
+            kind = type(known[name])
+            if kind in _TYPES and type(value) is not kind and not (kind is float and type(value) is int):
+                raise FieldError(f"process_fn_kwargs.{name}", f"must be {_TYPES[kind]}, not {value!r}", fix=f"default: {known[name]!r}")
 
     def required_columns(self, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """Columns that a record file must have."""

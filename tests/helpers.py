@@ -4,6 +4,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -159,6 +160,47 @@ class DyingRecipe(Recipe):
         import os
 
         os._exit(9)
+
+
+@dataclass(frozen=True)
+class InterruptedRecipe(Recipe):
+    """A recipe whose first worker is killed when it has handed over a half of its first batch, by pipe or by file."""
+
+    def open(self) -> SampleBuilder:
+        import multiprocessing.connection
+        import os
+        import pickle
+        import select
+        import signal
+        from unittest import mock
+
+        once = self.cache / "killed-once"
+
+        def first_time() -> bool:
+            with suppress(FileExistsError):
+                once.touch(exist_ok=False)
+                return True
+            return False
+
+        def send(connection: Any, data: bytes) -> None:
+            if len(data) > select.PIPE_BUF and first_time():  # shorter messages are written whole or not at all
+                os.write(connection.fileno(), data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            while data:
+                data = data[os.write(connection.fileno(), data) :]
+
+        def dump(value: Any, file: Any, *options: Any) -> None:
+            data = pickle.dumps(value, *options)
+            if first_time():
+                file.write(data[: len(data) // 2])
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            file.write(data)
+
+        if multiprocessing.parent_process() is not None:
+            mock.patch.object(multiprocessing.connection.Connection, "_send", send).start()
+            mock.patch.object(pickle, "dump", dump).start()
+        return super().open()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli.main import COMMANDS, main, parser
+from unmask.cli.main import COMMANDS, main, parse
 from unmask.train.config import load_stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ def parse_error(words: tuple[str, ...]) -> str | None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            parser().parse_args(words[1:])
+            parse(words[1:])
     except SystemExit as stop:
         return said.getvalue() if stop.code else None
     return None
@@ -116,7 +116,7 @@ def test_every_file_of_ours_in_a_command_exists(command: Command) -> None:
 
 @pytest.mark.parametrize("command", [command for command in WRITTEN if command.words[:2] == ("unmask", "train")], ids=str)
 def test_every_setting_of_a_training_command_is_right(command: Command) -> None:
-    options = parser().parse_args(command.words[1:])
+    options = parse(command.words[1:])
     load_stage(ROOT / options.stage, [each for each in options.overrides if each != "..."])
 
 

@@ -79,7 +79,7 @@ class Vocab:
             raise ConfigError(
                 f"the tokenizer lacks {', '.join(missing)}",
                 where=where,
-                fix="use a tokenizer converted for Unmask (`unmask convert`)",
+                fix="use the tokenizer of a LaViDa-O checkpoint, or add the tokens",
             )
         return cls(size=size, **{name: number for name, number in ids.items() if number is not None})
 

@@ -58,7 +58,9 @@ MISTAKES = {
     "misspelt key at the top": Mistake(f"{ONE_ENTRY}weight: {{default: 1}}\n", 5, ("unknown key 'weight'", "'weights'?")),
     "a key twice": entry("preprocess_fn: text_to_image", "'preprocess_fn' is given twice, first on line 3", "keep one"),
     "two spellings of a key": entry("path: rows.csv", "two spellings", "keep one"),
-    "missing record file": entry("name: x", "row.parquet does not exist", "did you mean 'rows.parquet'?", at=2, file="row.parquet"),
+    "missing record file": entry(
+        "name: x", "row.parquet does not exist", "did you mean 'rows.parquet'?", at=2, file="row.parquet"
+    ),
     "record file in a missing folder": entry("name: x", "nor does its folder", at=2, file="nowhere/rows.parquet"),
     "record file of no kind": entry("name: x", "no kind of record file", "known: .parquet", at=2, file="rows.xls"),
     "missing column": entry(
@@ -84,7 +86,9 @@ MISTAKES = {
     "unknown function": Mistake(
         ONE_ENTRY.replace("text_to_image", "text_to_imag"), 4, ("unknown preprocess function 'text_to_imag'", "'text_to_image'?")
     ),
-    "unknown argument": entry("process_fn_kwargs: {captionkey: x}", "takes no argument 'captionkey'", "did you mean 'caption_key'?"),
+    "unknown argument": entry(
+        "process_fn_kwargs: {captionkey: x}", "takes no argument 'captionkey'", "did you mean 'caption_key'?"
+    ),
     "argument of another type": entry("process_fn_kwargs: {random_truncate: no}", "random_truncate", "'no'", "true or false"),
     "unknown storage option": entry("storage_options: {regoin: x}", "unknown storage option 'regoin'", "did you mean 'region'?"),
     "weight for no group": Mistake(f"{ONE_ENTRY}weights:\n  defualt: 3\n", 6, ("'defualt'", "did you mean 'default'?")),
@@ -93,19 +97,30 @@ MISTAKES = {
     "endless weight": Mistake(f"{ONE_ENTRY}weights:\n  default: .inf\n", 6, ("inf", "0 or more")),
     "no weight at all": Mistake(f"{ONE_ENTRY}weights:\n  default: 0\n", 5, ("every group has weight 0", "above 0")),
     "cutoff without its column": entry(
-        "aes_cutoff: 5", "plain.parquet has no column 'fltLaionAesthScore'", "did you mean 'fltLaionAesthScor'?", at=2, file="plain.parquet"
+        "aes_cutoff: 5",
+        "plain.parquet has no column 'fltLaionAesthScore'",
+        "did you mean 'fltLaionAesthScor'?",
+        at=2,
+        file="plain.parquet",
     ),
     "cutoff on a text column": entry(
         "aes_cutoff: 5", "text.parquet", "'fltLaionAesthScore' holds text, not numbers", "numbers", file="text.parquet"
     ),
     "min_size below 1": entry("min_size: 0", "at least 1", "; "),
     "no row left": entry("aes_cutoff: 99", "no row left", "rows: 12", "fltLaionAesthScore > 99: 0", "loosen", at=2),
+    "no row left to draw from": entry(
+        "aes_cutoff: 99\n    sampling_strategy: random:5", "no row left", "random:5 (there are only 0): 0", at=2
+    ),
     "no row left after sampling": entry("sampling_strategy: dup:0.01", "no row left", "dup:0.01: 0", at=2),
     "no data set": Mistake("datasets: []\n", 1, ("names no data set", "add at least one entry")),
     "no datasets key": Mistake("weights: {}\n", 1, ("missing key 'datasets'",)),
     "no record file": Mistake("datasets:\n  - preprocess_fn: text_to_image\n    path: []\n", 3, ("names no file", "give a path")),
-    "truncated parquet": entry("name: x", "cut.parquet is not a complete parquet file", "copy it again", at=2, file="cut.parquet"),
-    "damaged parquet": entry("name: x", "damaged.parquet is a damaged parquet file", "copy it again", at=2, file="damaged.parquet"),
+    "truncated parquet": entry(
+        "name: x", "cut.parquet is not a complete parquet file", "copy it again", at=2, file="cut.parquet"
+    ),
+    "damaged parquet": entry(
+        "name: x", "damaged.parquet is a damaged parquet file", "copy it again", at=2, file="damaged.parquet"
+    ),
     "not YAML": Mistake("datasets: [\n", 2, ("not valid YAML",)),
     "markup in a name": entry("sampling_strategy: '[/red]'", "'[/red]'"),
 }
@@ -229,7 +244,9 @@ def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "a[/b] [red] :cat:" in capsys.readouterr().out
 
 
-def test_a_narrow_terminal_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrow_terminal_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert check(write_data(tmp_path, f"{ONE_ENTRY}    aes_cutoff: 5\n")) == 0
     out = capsys.readouterr().out

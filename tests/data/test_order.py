@@ -166,7 +166,10 @@ def test_ranks_divide_a_step(world: int, accumulation: int, mode: MixingMode) ->
     draws, _ = order.step(order.start(), 16)
     divisions = [Division(16, 16 // (world * accumulation), rank, world) for rank in range(world)]
     pieces = [division.mine(draws) for division in divisions]
-    assert all(division.accumulation == accumulation and len(mine) == accumulation for division, mine in zip(divisions, pieces, strict=True))
+    assert all(
+        division.accumulation == accumulation and len(mine) == accumulation
+        for division, mine in zip(divisions, pieces, strict=True)
+    )
     in_order = [draw for number in range(accumulation) for mine in pieces for draw in mine[number]]
     assert in_order == draws  # the micro-batches of all ranks side by side are the step itself
 

@@ -84,7 +84,9 @@ def test_dup() -> None:
     assert sampled("dup:3", 3) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("text", "copies", "extra"), [("dup:1.5", 1, 5), ("dup:2.25", 2, 2), ("dup:0.3", 0, 3), ("dup:1.35", 1, 4)])
+@pytest.mark.parametrize(
+    ("text", "copies", "extra"), [("dup:1.5", 1, 5), ("dup:2.25", 2, 2), ("dup:0.3", 0, 3), ("dup:1.35", 1, 4)]
+)
 def test_fractional_dup(text: str, copies: int, extra: int) -> None:
     """Every row K times rounded down, and some rows once more, the same for the same seed."""
     counts = np.bincount(sampled(text), minlength=10)
@@ -96,6 +98,11 @@ def test_dup_takes_no_memory_and_no_time() -> None:
     selection = select(10**9, [], parse_sampling("dup:1000"), 0)
     assert len(selection) == 10**12 and selection.kept is None and selection.row(10**12 - 1) == 10**9 - 1
     assert len(select(2**40, [], Sampling("dup", MAX_COPIES), 0)) == 2**40 * MAX_COPIES
+
+
+@pytest.mark.parametrize("text", ["full", "first:3", "end:3", "random:3", "random:50%", "dup:2", "dup:1.5"])
+def test_nothing_of_nothing(text: str) -> None:
+    assert sampled(text, keep=[False] * 10) == []
 
 
 def test_a_row_outside() -> None:
@@ -148,12 +155,21 @@ def test_a_strategy_reads_as_it_was_written() -> None:
 
 words = st.sampled_from(["full", "all", "first", "end", "random", "dup", "FIRST", ""])
 numbers = st.one_of(
-    st.integers(-5, 10**30).map(str), st.floats().map(str), st.decimals(allow_nan=False).map(str), st.text(max_size=4), st.just("")
+    st.integers(-5, 10**30).map(str),
+    st.floats().map(str),
+    st.decimals(allow_nan=False).map(str),
+    st.text(max_size=4),
+    st.just(""),
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.text(max_size=20), st.tuples(words, st.sampled_from([":", "", " :", "::"]), numbers, st.sampled_from(["", "%"])).map("".join)))
+@given(
+    st.one_of(
+        st.text(max_size=20),
+        st.tuples(words, st.sampled_from([":", "", " :", "::"]), numbers, st.sampled_from(["", "%"])).map("".join),
+    )
+)
 @example("first:٣")
 @example("random:²")
 @example("dup:99999999999999999999")

@@ -45,7 +45,10 @@ def test_the_keys_of_the_published_files(tmp_path: Path) -> None:
     (entry,) = spec(tmp_path, text).datasets
     assert (entry.aes_cutoff, entry.min_size, entry.sampling.kind) == (5.67, 512, "full")
     assert entry.columns == ("s3_path", "caption", "fltLaionAesthScore", "intHeight", "intWidth")
-    assert entry.function is spec(tmp_path, text.replace("preproces_text_to_image_generation_s3", "text_to_image")).datasets[0].function
+    assert (
+        entry.function
+        is spec(tmp_path, text.replace("preproces_text_to_image_generation_s3", "text_to_image")).datasets[0].function
+    )
 
 
 def test_other_spellings_of_keys(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Masks touch targets only, and always at least one."""
+"""Masks touch targets only, and always at least one; mask ratios have the mean of their formula."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.golden_folder import FOLDER, needs_golden
-from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws
+from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws, mask_ratio
 
 
 @pytest.mark.parametrize("policy", ["uniform", "cosine", "logit_normal"])
@@ -52,3 +52,11 @@ def test_masks_of_the_published_forward_process() -> None:
         assert masks == case["mask"]
         tested += 1
     assert tested == 2
+
+
+@pytest.mark.parametrize(("policy", "mean"), [("uniform", 0.5005), ("cosine", 0.637), ("logit_normal", 0.5005)])
+def test_mean_mask_ratio(policy: str, mean: float) -> None:
+    rng = np.random.default_rng(0)
+    ratios = np.array([mask_ratio(policy, rng) for _ in range(20_000)])  # type: ignore[arg-type]
+    assert abs(ratios.mean() - mean) < 0.006
+    assert ratios.min() >= 1e-3 and ratios.max() <= 1.0

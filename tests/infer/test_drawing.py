@@ -1,5 +1,6 @@
 """Drawing: the fast loop against a plain one; seeds, batches, filmstrips, errors."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_every_code_is_committed_once_and_stays() -> None:
     )
     assert int(codes.max()) < 32
     assert [int(mask.sum(1)[0]) for _, mask in seen] == np.cumsum(commit_counts(16, 6, "shift", 3.0)).tolist()
-    for (earlier, mask), (later, _) in zip(seen, seen[1:], strict=False):
+    for (earlier, mask), (later, _) in itertools.pairwise(seen):
         assert torch.equal(earlier[mask], later[mask])
 
 

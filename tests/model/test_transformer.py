@@ -7,10 +7,10 @@ from torch import nn
 from tests.models import micro_config, micro_model
 from unmask.model.attention import Segments, attend, rotary_table, rotate
 from unmask.model.compression import Compressor, Expander
+from unmask.model.config import VisionConfig
 from unmask.model.transformer import Packing, RMSNorm
 from unmask.model.unified import ModelInputs, Wanted
 from unmask.model.vision import VisionEncoder
-from unmask.model.config import VisionConfig
 
 
 def inputs(lengths: list[int], pictures: list[int], seed: int = 0, compress: bool = False) -> ModelInputs:

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Draw and write."""
-    from unmask.infer.output import write_drawings  # noqa: PLC0415  (`--help` stays quick)
     from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
+    from unmask.infer.output import write_drawings  # noqa: PLC0415  (`--help` stays quick)
     from unmask.infer.pipelines import load  # noqa: PLC0415
 
     config = DrawingConfig(steps=options.steps, guidance=options.guidance, temperature=options.temperature, seed=options.seed)

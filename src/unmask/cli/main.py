@@ -40,9 +40,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; `a.b=c` may stand anywhere after the file, also behind flags."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    strangers = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strangers or (rest and not hasattr(options, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(strangers or rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     console = Console(highlight=False)
     try:
         options.run(options, console)

@@ -1,11 +1,15 @@
 """Batches in the order of the draws, from worker processes that may die; faults counted against a budget.
 
 What a step holds is decided by `Order` alone. Workers only build what they are told to, so their number, and a worker that is killed and
-replaced, change nothing but the time it takes.
+replaced, change nothing but the time it takes. They hand over batches in files and only their names through the pool's pipe, which all of
+them share: a worker that is killed with half a batch in it would leave the others, and the run, waiting for the rest for ever.
 """
 
 import multiprocessing
 import os
+import pickle
+import shutil
+import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -57,7 +61,7 @@ class Division:
 
 
 class Loader:
-    """Iterates over the steps after `state`, for ever.
+    """Iterates over the steps after `state`, for ever; iterated again, over those after the last step that it gave.
 
     Args:
         recipe: what a worker needs to open the data.
@@ -75,6 +79,7 @@ class Loader:
         self._state = state
         self._num_workers, self._steps_ahead = num_workers, max(1, steps_ahead)
         self._pool: ProcessPoolExecutor | None = None
+        self._exchange: tempfile.TemporaryDirectory[str] | None = None
 
     def __iter__(self) -> Iterator[LoadedStep]:
         if self._num_workers == 0:
@@ -84,8 +89,10 @@ class Loader:
         try:
             while True:
                 while len(waiting) <= self._steps_ahead:
-                    waiting.append(self._plan())
-                yield self._collect(waiting)
+                    waiting.append(self._plan(waiting[-1].state if waiting else self._state))
+                loaded = self._collect(waiting)
+                self._state = loaded.state
+                yield loaded
         finally:
             self.close()
 
@@ -94,32 +101,43 @@ class Loader:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+        if self._exchange is not None:
+            self._exchange.cleanup()
+            self._exchange = None
 
-    def _next_draws(self) -> tuple[list[Sequence[Draw]], OrderState]:
-        draws, self._state = self._order.step(self._state, self._division.global_size)
-        return self._division.mine(draws), self._state
+    def _pieces(self, state: OrderState) -> tuple[list[Sequence[Draw]], OrderState]:
+        draws, after = self._order.step(state, self._division.global_size)
+        return self._division.mine(draws), after
 
     def _inline(self) -> Iterator[LoadedStep]:
         builder = self._recipe.open()
         while True:
-            pieces, state = self._next_draws()
-            yield _loaded([_build(builder, piece) for piece in pieces], state)
+            pieces, after = self._pieces(self._state)
+            loaded = _loaded([_build(builder, piece) for piece in pieces], after)
+            self._state = after
+            yield loaded
 
-    def _plan(self) -> "_Pending":
-        pieces, state = self._next_draws()
-        return _Pending(pieces, state, [self._submit(piece) for piece in pieces])
+    def _plan(self, state: OrderState) -> "_Pending":
+        pieces, after = self._pieces(state)
+        return _Pending(pieces, after, [self._submit(piece) for piece in pieces])
 
-    def _submit(self, piece: Sequence[Draw]) -> "Future[_Built]":
+    def _submit(self, piece: Sequence[Draw]) -> "Future[str]":
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._num_workers, context, initializer=_open_worker, initargs=(self._recipe,))
-        return self._pool.submit(_work, piece)
+            self._exchange = tempfile.TemporaryDirectory(prefix="unmask-loader-", ignore_cleanup_errors=True)
+            context, arguments = multiprocessing.get_context("spawn"), (self._recipe, self._exchange.name)
+            self._pool = ProcessPoolExecutor(self._num_workers, context, initializer=_open_worker, initargs=arguments)
+        try:
+            return self._pool.submit(_work, piece)
+        except BrokenProcessPool as error:  # a worker died while it had nothing to do: `_collect` hands the piece out again
+            lost: Future[str] = Future()
+            lost.set_exception(error)
+            return lost
 
     def _collect(self, waiting: "deque[_Pending]") -> LoadedStep:
         """The results of the first pending step; a dead worker's pool is replaced and all pending work handed out again."""
         for deaths in range(MAX_DEATHS + 1):
             try:
-                built = [future.result() for future in waiting[0].futures]
+                built = [_taken(name) for name in [future.result() for future in waiting[0].futures]]
                 return _loaded(built, waiting.popleft().state)
             except BrokenProcessPool:
                 self.close()
@@ -138,7 +156,7 @@ class Loader:
 class _Pending:
     pieces: list[Sequence[Draw]]
     state: OrderState
-    futures: "list[Future[_Built]]"
+    futures: "list[Future[str]]"
 
 
 _Built = tuple[Batch, list[Fault]]
@@ -153,26 +171,44 @@ def _build(builder: SampleBuilder, piece: Sequence[Draw]) -> _Built:
     return Batch.pack(samples), faults
 
 
+def _taken(name: str) -> _Built:
+    """What a worker left in a file."""
+    with open(name, "rb") as file:
+        built: _Built = pickle.load(file)
+    os.unlink(name)
+    return built
+
+
+_recipe: Recipe | None = None
+_exchange = ""
 _builder: SampleBuilder | None = None
 
 
-def _open_worker(recipe: Recipe) -> None:
-    """Runs once in every worker: open the data, and leave when the parent is gone, however it went."""
-    global _builder
+def _open_worker(recipe: Recipe, exchange: str) -> None:
+    """Runs once in every worker: remember what to open, and leave when the parent is gone, however it went."""
+    global _recipe, _exchange
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:
         if parent is not None:
             parent.join()
+            shutil.rmtree(exchange, ignore_errors=True)
             os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    _builder = recipe.open()
+    _recipe, _exchange = recipe, exchange
 
 
-def _work(piece: Sequence[Draw]) -> _Built:
-    assert _builder is not None, "the worker was not opened"
-    return _build(_builder, piece)
+def _work(piece: Sequence[Draw]) -> str:
+    """Opens the data with the first piece: an error that stands in the way there reaches the parent as it is."""
+    global _builder
+    assert _recipe is not None, "the worker was not opened"
+    if _builder is None:
+        _builder = _recipe.open()
+    built = _build(_builder, piece)
+    with tempfile.NamedTemporaryFile(dir=_exchange, delete=False) as file:
+        pickle.dump(built, file, pickle.HIGHEST_PROTOCOL)
+    return file.name
 
 
 @dataclass
@@ -197,7 +233,7 @@ class FaultBudget:
         """
         for batch in step.batches:
             for source in batch.sources:
-                self._of(source.split("/")[0]).append(None)
+                self._of(source.rsplit("/", 2)[0]).append(None)  # dataset/file/row; the data set's name may hold slashes
         for fault in step.faults:
             self.counts[fault.dataset, fault.reason] += 1
             self._of(fault.dataset).append(fault)

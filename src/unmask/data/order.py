@@ -86,7 +86,8 @@ class Order:
         self._names = list(sizes)
         shares = np.array([weights[name] for name in self._names]) / max(weights[name] for name in self._names)
         self._cumulative = np.cumsum(shares / shares.sum())
-        self._cumulative[self._cumulative == self._cumulative[-1]] = np.inf  # what rounding leaves goes to the last group with a weight
+        # what rounding leaves over goes to the last group with a weight
+        self._cumulative[self._cumulative == self._cumulative[-1]] = np.inf
         self._permutations: dict[tuple[str, int], Permutation] = {}
 
     def start(self) -> OrderState:

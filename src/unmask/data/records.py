@@ -113,7 +113,7 @@ class Dataset:
         filters = []
         if self.spec.aes_cutoff is not None:
             keep = above(self._numbers(SCORE, "aes_cutoff"), self.spec.aes_cutoff)
-            filters.append((f"{SCORE} > {self.spec.aes_cutoff:g}", keep))
+            filters.append((f"{SCORE} > {self.spec.aes_cutoff:.12g}", keep))
         if self.spec.min_size is not None:
             height, width = self._numbers(HEIGHT, "min_size"), self._numbers(WIDTH, "min_size")
             keep = (height >= self.spec.min_size) & (width >= self.spec.min_size)

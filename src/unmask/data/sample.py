@@ -101,7 +101,11 @@ class SampleBuilder:
         self.mixture, self.encoding = mixture, encoding
         self.chat = ChatTokenizer(load_tokenizer(encoding.tokenizer), str(encoding.tokenizer))
         shared = mixture.spec.storage_options
-        self._stores = {id(dataset): ObjectStore({**shared, **dataset.spec.storage_options}) for dataset in mixture.datasets}
+        stores: dict[tuple[tuple[str, str], ...], ObjectStore] = {}
+        self._stores: dict[int, ObjectStore] = {}
+        for dataset in mixture.datasets:
+            options = {**shared, **dataset.spec.storage_options}
+            self._stores[id(dataset)] = stores.setdefault(tuple(sorted(options.items())), ObjectStore(options))
 
     def build(self, draws: Sequence[Draw]) -> tuple[list[TokenSample], list[Fault]]:
         """The samples of some draws, in their order, and the rows that had to be replaced.
@@ -122,9 +126,9 @@ class SampleBuilder:
                 attempt += 1
                 if attempt > MAX_REPLACEMENTS:
                     raise DataError(
-                        f"{attempt} rows one after another cannot be used; the last: {faults[-1].what}",
+                        f"{attempt} rows one after another cannot be used; the last, {faults[-1].source}: {faults[-1].what}",
                         where=f"draw {draw}",
-                        fix="run `unmask data check` with --probe on the data file",
+                        fix="check that the pictures are where the rows say (image_root, storage_options): `unmask data show`",
                     )
                 prepared = self._prepare(draw, attempt, faults)
                 if prepared is not None:
@@ -158,8 +162,9 @@ class SampleBuilder:
         rng = self.mixture.generator(draw, "crop")
         size = self.encoding.image_size
         crops = []
-        for blob in blobs:
-            image, original = images.decode(blob, target=size, mode=self.encoding.image_mode)
+        for blob, url in zip(blobs, prepared.urls, strict=True):
+            name = url.rpartition("/")[2].partition("?")[0]  # a whole address may hold a signature
+            image, original = images.decode(blob, target=size, mode=self.encoding.image_mode, where=name)
             crops.append(images.random_crop(image, size, rng, original))
         conditions = [
             self._condition_text(crop, part, rng) for crop, part in zip(crops, _conditions(prepared.conversation), strict=False)
@@ -186,10 +191,10 @@ class SampleBuilder:
     def _fetch_all(self, prepared: Sequence[Prepared]) -> dict[int, list[bytes | StorageError]]:
         """The bytes of every picture, or why there are none, by the identity of the prepared record."""
         fetched: dict[int, list[bytes | StorageError]] = {}
-        for dataset in self.mixture.datasets:
-            members = [each for each in prepared if each.dataset is dataset]
+        for store in {id(store): store for store in self._stores.values()}.values():
+            members = [each for each in prepared if self._stores[id(each.dataset)] is store]
             urls = [url for each in members for url in each.urls]
-            blobs = iter(list(self._stores[id(dataset)].get_many(urls, self.encoding.max_in_flight)) if urls else [])
+            blobs = iter(list(store.get_many(urls, self.encoding.max_in_flight)) if urls else [])
             for each in members:
                 fetched[id(each)] = [next(blobs) for _ in each.urls]
         return fetched
@@ -213,4 +218,5 @@ def _conditions(conversation: Conversation) -> list[MicroConditions]:
 
 def _fault(draw: Draw, record: Record, error: RowError | ImageError | StorageError) -> Fault:
     reason = getattr(error, "reason", "row")
-    return Fault(str(draw), record.source.dataset, str(record.source), str(reason), str(error))
+    what = error.what if error.where == str(record.source) else str(error)
+    return Fault(str(draw), record.source.dataset, str(record.source), str(reason), what)

@@ -146,5 +146,7 @@ def _places(kind: str, count: int, total: int, seed: int) -> np.ndarray:
         return np.arange(count)
     if kind == "end":
         return np.arange(total - count, total)
+    if not count:
+        return np.arange(0)
     shuffle = Permutation(total, seed, "sampling")
     return np.sort(np.fromiter((shuffle(place) for place in range(count)), dtype=np.int64, count=count))

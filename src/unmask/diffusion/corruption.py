@@ -3,11 +3,15 @@
 Shapes: K text targets, C image codes of one sample.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from unmask.diffusion.schedules import MaskPolicy, mask_ratio
+MaskPolicy = Literal["uniform", "cosine", "logit_normal"]
+
+MIN_RATIO = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,20 @@ class Noise:
     text_ratio: float
     image_ratio: float
     prompt_dropped: bool
+
+
+def mask_ratio(policy: MaskPolicy, rng: np.random.Generator) -> float:
+    """A mask ratio p in [0.001, 1]: t by the policy, then p = (1 - 1e-3) t + 1e-3.
+
+    `uniform`: t ~ U(0, 1). `cosine`: t = cos(pi u / 2), mean 2/pi. `logit_normal`: t = sigmoid(N(0, 1)).
+    """
+    if policy == "cosine":
+        t = math.cos(math.pi * rng.random() / 2)
+    elif policy == "logit_normal":
+        t = 1 / (1 + math.exp(-rng.standard_normal()))
+    else:
+        t = rng.random()
+    return (1 - MIN_RATIO) * t + MIN_RATIO
 
 
 def mask_from_draws(ratio: float, draws: np.ndarray) -> np.ndarray:

@@ -1,32 +1,14 @@
-"""When to mask and how much: mask ratios for training (model.md 4.1), commit counts for sampling (model.md 6.2)."""
+"""How many codes to commit at each step of sampling (model.md 6.2)."""
 
 import math
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.errors import ConfigError, did_you_mean
 
-MaskPolicy = Literal["uniform", "cosine", "logit_normal"]
 CommitSchedule = Literal["shift", "cosine", "cosine2", "exp", "logit_normal", "linear"]
-
-MIN_RATIO = 1e-3
-
-
-def mask_ratio(policy: MaskPolicy, rng: np.random.Generator) -> float:
-    """A mask ratio p in [0.001, 1]: t by the policy, then p = (1 - 1e-3) t + 1e-3.
-
-    `uniform`: t ~ U(0, 1). `cosine`: t = cos(pi u / 2), mean 2/pi. `logit_normal`: t = sigmoid(N(0, 1)).
-    """
-    if policy == "cosine":
-        t = math.cos(math.pi * rng.random() / 2)
-    elif policy == "logit_normal":
-        t = 1 / (1 + math.exp(-rng.standard_normal()))
-    else:
-        t = rng.random()
-    return (1 - MIN_RATIO) * t + MIN_RATIO
 
 
 def commit_counts(num_masks: int, num_steps: int, schedule: CommitSchedule | None = "shift", shift: float = 3.0) -> list[int]:

@@ -53,7 +53,9 @@ class Preprocess:
                 raise FieldError(f"process_fn_kwargs.{name}", what, fix=did_you_mean(name, known))
             kind = type(known[name])
             if kind in _TYPES and type(value) is not kind and not (kind is float and type(value) is int):
-                raise FieldError(f"process_fn_kwargs.{name}", f"must be {_TYPES[kind]}, not {value!r}", fix=f"default: {known[name]!r}")
+                raise FieldError(
+                    f"process_fn_kwargs.{name}", f"must be {_TYPES[kind]}, not {value!r}", fix=f"default: {known[name]!r}"
+                )
 
     def required_columns(self, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """Columns that a record file must have."""

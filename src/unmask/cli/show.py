@@ -47,7 +47,7 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     console.print(record.describe(), markup=False)
     console.rule("conversation")
     console.print_json(json.dumps(conversation.to_llava(markers=True), ensure_ascii=False))
-    console.rule(f"tokens: {sample.describe()}")
+    console.rule(Text(f"tokens: {sample.describe()}"))
     console.print(_coloured(builder, sample))
     console.rule("pixels: as cropped, and with its codes masked")
     masked = _masked(sample, model, size, options.seed)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from unmask.demo.scenes import BACKGROUND, COLOURS, SHAPES, TINT, Box, Scene, Thing, draw_shape
+from unmask.demo.scenes import BACKGROUND, COLOURS, SHAPES, Box, Scene, Thing, draw_shape
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -44,6 +44,7 @@ _RESIDUE = 56.0  # how far, in RGB, a pixel may be from every mixture of the bac
 _OPAQUE = 160.0  # how far from the background, in RGB, a strange colour must be to count as fully there
 _FULL = 0.65  # how solid a pixel must be to bear witness to the colour of its thing; pink is not red
 _STEADY = 0.6  # the share of a thing's pixels that must agree on its colour
+_DRIFT = 16.0  # how far, in RGB, a picture's background may be from the one that scenes are drawn on
 _LOST_SIDE, _LOST_TOP = 1, 4  # how much of a thing's box, in 64ths of the picture, blur may have eaten
 _FINE = 8  # ideal shapes are drawn this much larger and averaged down
 
@@ -167,7 +168,7 @@ def _ground(pixels: Floats) -> Floats:
     """The background colour: the median of the border, but never far from what scenes are drawn on."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     usual = np.array(BACKGROUND, dtype=np.float64)
-    colour: Floats = np.clip(np.median(border, axis=0), usual - 2 * TINT, np.minimum(usual + 2 * TINT, 255))
+    colour: Floats = np.clip(np.median(border, axis=0), usual - _DRIFT, np.minimum(usual + _DRIFT, 255))
     return colour
 
 

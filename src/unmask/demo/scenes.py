@@ -35,14 +35,13 @@ SHAPES = ("circle", "square", "triangle")
 RELATIONS = ("left of", "right of", "above", "below")
 MIRRORED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 BACKGROUND: RGB = (243, 242, 240)
-TINT = 8
-"""How far each channel of a picture's background may lie from `BACKGROUND`."""
-SMALLEST, LARGEST = 0.26, 0.34
-"""The size of a thing as a share of the picture's side."""
+CELLS, EXTENT = 8, 3
+"""A picture is 8 x 8 squares, those that the tiny model's codes stand for at 64 px; a thing fills 3 x 3 of them, and places
+jitter by whole squares. So a thing is made of few codes, and minutes of training are enough to learn which."""
 HELD_OUT = 64
 
 _OVERSAMPLE = 4
-_MARGIN, _GAP = 0.03, 0.08  # the least share of the side between a thing and the border, and between the two things
+_INSET = 1 / 64  # between a thing and the border of its squares, as a share of the picture's side
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,12 @@ def all_scenes() -> list[Scene]:
 def draw(scene: Scene, rng: np.random.Generator, size: int = 64) -> Drawn:
     """One of the many pictures that the caption describes.
 
-    Sizes and places jitter, yet the relation always holds clearly: along its axis the two things are apart by a gap, and
-    across it their centres differ by far less. The picture is drawn four times as large and averaged down, so that edges
+    Places jitter, yet the relation always holds clearly: along its axis the two things are apart by a gap, and across it
+    their centres differ by one square at most. The picture is drawn four times as large and averaged down, so that edges
     are smooth.
     """
     side = size * _OVERSAMPLE
-    tint = rng.integers(-TINT, TINT + 1, 3)
-    red, green, blue = (int(base + shift) for base, shift in zip(BACKGROUND, tint, strict=True))
-    canvas = Image.new("RGB", (side, side), (red, green, blue))
+    canvas = Image.new("RGB", (side, side), BACKGROUND)
     brush = ImageDraw.Draw(canvas)
     boxes = _places(scene.relation, rng, side)
     for thing, box in zip((scene.first, scene.second), boxes, strict=True):
@@ -188,17 +185,16 @@ def _write_row(folder: Path, scenes: Sequence[Scene], number: int, seed: int) ->
 
 def _places(relation: str, rng: np.random.Generator, side: int) -> list[tuple[int, int, int, int]]:
     """The boxes of first and second thing, in canvas pixels."""
-    sizes = rng.uniform(SMALLEST, LARGEST, 2)
-    slack = 1 - sizes.sum() - 2 * _MARGIN - _GAP
-    before, between = np.sort(rng.uniform(0, slack, 2))
-    near = _MARGIN + before + sizes[0] / 2  # along the axis: the thing that is nearer to the left or top edge
-    far = _MARGIN + between + sizes[0] + _GAP + sizes[1] / 2
-    across = rng.uniform(0.34, 0.66) + rng.uniform(-0.05, 0.05, 2)
+    near = int(rng.integers(0, CELLS - 2 * EXTENT))
+    far = int(rng.integers(near + EXTENT + 1, CELLS - EXTENT, endpoint=True))
+    across = int(rng.integers(1, CELLS - EXTENT))
+    beside = across + int(rng.integers(-1, 1, endpoint=True))
+    cell, inset = side / CELLS, side * _INSET
     boxes = []
-    for along, other, extent in zip((near, far), across, sizes, strict=True):
+    for along, other in ((near, across), (far, beside)):
         x, y = (along, other) if relation in ("left of", "right of") else (other, along)
-        width = round(extent * side)
-        left, top = round((x - extent / 2) * side), round((y - extent / 2) * side)
+        left, top = round(x * cell + inset), round(y * cell + inset)
+        width = round(EXTENT * cell - 2 * inset)
         boxes.append((left, top, left + width, top + width))
     return boxes if relation in ("left of", "above") else boxes[::-1]
 

@@ -2,6 +2,7 @@
 
   python -m unmask.demo.tokenizer OUT                 first an autoencoder, then codes
   python -m unmask.demo.tokenizer OUT --again         codes placed anew, latents made local
+  python -m unmask.demo.tokenizer OUT --merge         codes that mean nearly the same become one (a minute)
 
 A `VQModel` of 0.77 M parameters learns to say 64 x 64 pictures in 8 x 8 codes. It practises on pictures that the program draws, scenes and
 doodles, so nothing but this file and its neighbours is needed to make the weights that ship in `unmask/assets/tiny/vqvae`.
@@ -28,6 +29,7 @@ from unmask.model.image_tokenizer import ImageTokenizer, load_image_tokenizer
 TINY = ImageTokenizerConfig(num_codes=1024, block_channels=(16, 16, 48, 64), layers_per_block=1, latent_channels=8, norm_groups=4)
 SIZE = 64
 LR = 3e-3
+MERGE_RADIUS, OUT_OF_REACH = 1.3, 1e3
 
 
 def practice_pictures(num_scenes: int, num_doodles: int, seed: int) -> np.ndarray:
@@ -105,7 +107,13 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         used = int((self.uses > 0.1).sum()) if number >= self.num_plain else 0
-        return {"l1": absolute.item(), "psnr": -10 * float(torch.log10(squared.detach())), "fit": fit.item(), "local": local.item(), "codes": used}
+        return {
+            "l1": absolute.item(),
+            "psnr": -10 * float(torch.log10(squared.detach())),
+            "fit": fit.item(),
+            "local": local.item(),
+            "codes": used,
+        }
 
     def _locality(self, x: Tensor, z: Tensor) -> Tensor:
         """How far latents move when a side of the picture, two squares or more away, becomes another picture's; in variances of a latent."""
@@ -156,6 +164,27 @@ def _edge_loss(y: Tensor, x: Tensor) -> Tensor:
     return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
 
 
+@torch.no_grad()
+def merge_codes(tokenizer: ImageTokenizer, pictures: np.ndarray, radius: float) -> int:
+    """Keep the most used codes that are at least `radius` apart and move the others out of reach; how many are kept.
+
+    Dense regions, plain backgrounds above all, have many codes that decode to the same: a model would have to learn which of them was meant,
+    which is noise. The decoder loses a decibel at most.
+    """
+    book = tokenizer.vq.quantize.embedding.weight
+    uses = torch.zeros(len(book))
+    for part in np.array_split(pictures, max(1, len(pictures) // 64)):
+        uses += torch.bincount(tokenizer.encode(torch.from_numpy(part)).flatten(), minlength=len(book))
+    apart, kept = torch.cdist(book, book), list[int]()
+    for code in uses.argsort(descending=True, stable=True).tolist():
+        if not kept or apart[code, kept].min() >= radius:
+            kept.append(code)
+    dropped = torch.ones(len(book), dtype=torch.bool)
+    dropped[kept] = False
+    book[dropped] = OUT_OF_REACH
+    return len(kept)
+
+
 def save(tokenizer: ImageTokenizer, folder: Path) -> None:
     """Write the weights, rounded to half precision, in the layout of a diffusers model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,5 +217,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--again", action="store_true", help="the second part, from the weights in the folder")
+    parser.add_argument("--merge", action="store_true", help="the third part, on the weights in the folder")
     options = parser.parse_args()
-    main(options.folder, options.again)
+    if options.merge:
+        tokenizer = load_unfrozen(options.folder).eval()
+        kept = merge_codes(tokenizer, practice_pictures(1_000, 2_000, seed=9), MERGE_RADIUS)
+        sys.stderr.write(f"{kept} codes kept\n")
+        save(tokenizer, options.folder)
+    else:
+        main(options.folder, options.again)

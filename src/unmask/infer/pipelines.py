@@ -60,7 +60,7 @@ class LoadedModel:
         Args:
             prompts: captions.
             config: how to unmask.
-            score: aesthetic score to ask for; None leaves it out.
+            score: aesthetic score to ask for, if the model was told about scores; None leaves it out.
             batch_size: pictures at a time; changes nothing but speed and memory.
             filmstrip: how many frames to keep of each picture.
             progress: called with the number of pictures done.
@@ -83,8 +83,9 @@ class LoadedModel:
             raise ConfigError(f"prompt {number + 1} is blank", fix="say what to draw")
         square = self.image_tokenizer.config.factor * (2 if self.picture.compress else 1)
         turns = caption_turns(text, ImageSlot("image_gen", ""), MicroConditions())
-        conditions = condition_text((self.picture.size, self.picture.size), (0, 0), score=score)
-        ids, roles = self.chat.encode(turns, [conditions], (self.picture.size // square) ** 2, max_length=8192)
+        size = self.picture.size
+        conditions = condition_text((size, size), (0, 0), score=score) if self.picture.conditions else ""
+        ids, roles = self.chat.encode(turns, [conditions], (size // square) ** 2, max_length=8192)
         return DrawingPrompt(ids, roles, number)
 
     def _draw(

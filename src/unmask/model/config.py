@@ -92,7 +92,9 @@ class PictureConfig:
     Attributes:
         size: side in pixels.
         compress: whether one gen token holds 2x2 codes.
+        conditions: whether its prompts told it about sizes, crop and scores (micro-conditions).
     """
 
     size: int
     compress: bool
+    conditions: bool

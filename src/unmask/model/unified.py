@@ -75,14 +75,15 @@ class UnifiedModel(nn.Module):
         """Draw every weight anew, in the order of the modules.
 
         Linear layers get a normal of std 1/sqrt(fan_in), cut at 3 std; what writes into a residual stream (`attn_out`, `ff_out`) is divided by
-        sqrt(2 * (layer + 1)) (LLaDA's `mitchell` rule); tables 0.02; norms 1. The squeezing kernel starts as the mean of its 2x2 square, the
+        sqrt(2 * (layer + 1)) (LLaDA's `mitchell` rule); tables 1, so that a word weighs as much in its residual stream as a code in its own and
+        is not drowned by the first layer's output; norms 1. The squeezing kernel starts as the mean of its 2x2 square, the
         stretching one as a copy to all four.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             elif ("embedding" in name and "table" in name) or name.startswith("text_embedding"):
-                parameter.normal_(0.0, 0.02, generator=generator)
+                parameter.normal_(0.0, 1.0, generator=generator)
             else:
                 std = parameter[0].numel() ** -0.5
                 nn.init.trunc_normal_(parameter, 0.0, std, -3 * std, 3 * std, generator=generator)

@@ -96,7 +96,8 @@ def train(stage: StageConfig, console: Console) -> Path:
 
 def save(run: Run, state: OrderState) -> None:
     """Write a checkpoint and remove those that are too old."""
-    picture = PictureConfig(size=run.stage.image.size, compress=run.stage.image.compress)
+    image = run.stage.image
+    picture = PictureConfig(size=image.size, compress=image.compress, conditions=image.condition_drop < 1)
     checkpoint.write(
         run.stage.folder,
         run.model,

@@ -1,7 +1,7 @@
 """Real pictures from a real S3 server: can the tiny model learn 200 captions by heart in ten minutes?
 
   python -m benchmarks.emoji_s3 FOLDER            FOLDER holds emoji.csv and png/
-  python -m benchmarks.emoji_s3 FOLDER --steps 600 --rows 200 --out /tmp/emoji
+  python -m benchmarks.emoji_s3 FOLDER --steps 1200 --rows 200 --out /tmp/emoji
 
 Puts the pictures (RGBA, transparent) into a bucket of a server that checks signatures, runs `unmask train` on the first rows of the csv, draws
 every caption, and asks which of the 200 originals, encoded and decoded by the tokenizer, each drawing is nearest to. Then it trains a few
@@ -52,9 +52,9 @@ def train(data: Path, out: Path, steps: int, total: int, environment: dict[str, 
     start = time.monotonic()
     command = [
         *(sys.executable, "-m", "unmask", "train", "config/stage/s2-256.yaml", "model=tiny", "init=null", "trainable=[all]"),
-        *(f"data={data}", f"out={out}", "image.size=64", f"steps={total}", "batch.global_size=64", "batch.per_device=64"),
-        *("optim.lr=3e-3", "optim.betas=[0.9, 0.98]", "corruption.image_policy=cosine", "checkpoint.every=100"),
-        *("loader.workers=1", f"loader.cache={out.parent / 'cache'}", "image.condition_drop=0.0"),
+        *(f"data={data}", f"out={out}", "image.size=64", f"steps={total}", "batch.global_size=32", "batch.per_device=32"),
+        *("optim.lr=2e-3", "optim.betas=[0.9, 0.98]", "corruption.image_policy=cosine", "checkpoint.every=100"),
+        *("loader.workers=1", f"loader.cache={out.parent / 'cache'}", "image.condition_drop=1.0"),
     ]
     if steps < total:
         command.append("checkpoint.every=1000000")
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--compare", type=int, default=10, help="steps to compare between S3 and disk")
     parser.add_argument("--out", type=Path, default=Path("runs/emoji-s3"))
     options = parser.parse_args()

@@ -108,7 +108,8 @@ def _train_command(folder: Path, plan: Plan) -> list[str]:
         *("unmask", "train", str(config_file("stage", "s2-256")), "model=tiny", f"data={folder / 'data' / 'scenes.yaml'}"),
         *(f"out={folder / 'run'}", "init=null", "trainable=[all]", "image.size=64", f"steps={plan.steps}"),
         *(f"batch.global_size={plan.batch}", f"batch.per_device={plan.batch}", "optim.lr=2e-3", "optim.betas=[0.9, 0.98]"),
-        *("corruption.image_policy=cosine", "image.condition_drop=1.0", "loader.workers=1", "checkpoint.every=200", f"loader.cache={folder / 'cache'}"),
+        *("corruption.image_policy=cosine", "image.condition_drop=1.0", "loader.workers=1"),
+        *("checkpoint.every=200", f"loader.cache={folder / 'cache'}"),
     ]
 
 

@@ -415,12 +415,12 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from unmask.storage import tables
-real = tables._sync
+real = tables.flush
 def slow(path):
     print("building", flush=True)
     time.sleep({pause})
     real(path)
-tables._sync = slow
+tables.flush = slow
 table = tables.open_table([{path!r}], None, (), Path({cache!r}))
 print(table.num_rows, table.row(1))
 """

@@ -4,12 +4,11 @@ Shapes: B pictures of H x W pixels, P x Q codes with P = H / factor.
 """
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unmask.errors import CheckpointError, ConfigError
+from unmask.errors import ConfigError
 from unmask.model.config import ImageTokenizerConfig
+from unmask.model.weights.native import fill
 from unmask.storage.hub import locate
 
 
@@ -74,26 +73,12 @@ def load_image_tokenizer(config: ImageTokenizerConfig) -> ImageTokenizer:
     """The tokenizer with its weights, frozen.
 
     Raises:
-        ConfigError: no weights are named, or their names or shapes differ from the configuration.
-        CheckpointError: the file is damaged.
+        ConfigError: no weights are named, or there are none.
+        CheckpointError: the file is damaged, or its names or shapes differ from the configuration.
     """
     if config.weights is None:
         raise ConfigError("image_tokenizer.weights names no weights", fix="name a folder or hub id, or builtin:tiny")
     path = locate(config.weights, *(f"{folder}diffusion_pytorch_model.safetensors" for folder in ("vqvae/", "")))
     tokenizer = ImageTokenizer(config)
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"is no complete safetensors file ({error})", where=str(path), fix="copy it again") from None
-    own = {name: tuple(value.shape) for name, value in tokenizer.vq.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
-    if differing:
-        name = differing[0]
-        raise ConfigError(
-            f"{len(differing)} tensors differ from image_tokenizer, first {name}: {given.get(name)} in the file, {own.get(name)} here",
-            where=str(path),
-            fix="give the sizes that the weights were made with",
-        )
-    tokenizer.vq.load_state_dict({name: value.float() for name, value in weights.items()})
+    fill(tokenizer.vq, path)
     return tokenizer.requires_grad_(False).eval()

@@ -35,10 +35,10 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
         facts = {path.name: {"bytes": path.stat().st_size, "crc32": _checksum(path)} for path in sorted(unfinished.iterdir())}
         (unfinished / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": facts}, indent=1))
         for path in (*unfinished.iterdir(), unfinished):
-            _flush(path)
+            flush(path)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
@@ -102,7 +102,8 @@ def _checksum(path: Path) -> int:
     return value
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the operating system put a file or a folder's entries on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -32,6 +32,7 @@ from unmask.storage.record_files import (
     parquet_footer,
     some,
 )
+from unmask.storage.sealed import flush
 
 ENGINE = 1
 """Raised whenever the same files would give another table; older tables are then built anew."""
@@ -209,7 +210,7 @@ def _build_in_place(
         if folder.exists():
             shutil.rmtree(folder)  # damaged
         os.replace(draft, folder)
-        _sync(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -244,7 +245,7 @@ def _build(draft: Path, paths: Sequence[str], columns: Sequence[str] | None, opt
             if len(files) == 1
             else DataError("the record files have no rows", where=where or paths[0])
         )
-    _sync(target)
+    flush(target)
     about = {
         "engine": ENGINE,
         "num_rows": num_rows,
@@ -255,8 +256,8 @@ def _build(draft: Path, paths: Sequence[str], columns: Sequence[str] | None, opt
         "files": [[os.path.abspath(file.path), start] for file, start in zip(files, file_starts, strict=True)],
     }
     (draft / "table.json").write_text(json.dumps(about))
-    _sync(draft / "table.json")
-    _sync(draft)
+    flush(draft / "table.json")
+    flush(draft)
 
 
 def _choose(files: Sequence[RecordFile], columns: Sequence[str] | None, optional: Sequence[str]) -> list[str]:
@@ -327,11 +328,3 @@ def _even(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
                 pieces, rows, size = [], 0, 0
     if pieces:
         yield from pa.Table.from_batches(pieces).combine_chunks().to_batches()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

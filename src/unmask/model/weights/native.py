@@ -44,23 +44,28 @@ def read_config(folder: Path, name: str, cls: type[T]) -> T:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill the model, strictly.
+    """Fill a model from its folder; see `fill`."""
+    fill(model, folder / WEIGHTS)
+
+
+def fill(module: nn.Module, path: Path) -> None:
+    """Fill a module from a safetensors file, strictly: every tensor of one in the other, in the same shape.
 
     Raises:
-        CheckpointError: names or shapes differ, or the file is no safetensors file.
+        CheckpointError: names or shapes differ, or the file is no whole safetensors file.
     """
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{WEIGHTS} cannot be read ({error})", where=str(folder), fix="copy it again") from None
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        raise CheckpointError(f"is no whole safetensors file ({error})", where=str(path), fix="copy it again") from None
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"{len(differing)} tensors differ from the model, first {name}: {given.get(name)} in the file, {own.get(name)} in the model",
-            where=str(folder),
-            fix="use the model that the checkpoint was trained with",
+            where=str(path),
+            fix="use the sizes that the weights were made with",
         )
-    model.load_state_dict(weights)
+    module.load_state_dict(weights)

@@ -1,0 +1,77 @@
+"""Pictures to codes and back: the published tokenizer's numbers, and the shipped one's on pictures it never saw."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.golden_folder import FOLDER, needs_golden
+from tests.models import VQ
+from unmask.demo.reading import score
+from unmask.demo.scenes import all_scenes, draw
+from unmask.errors import CheckpointError, ConfigError
+from unmask.model.config import ImageTokenizerConfig
+from unmask.model.image_tokenizer import ImageTokenizer, load_image_tokenizer
+from unmask.train.config import load_model_config
+
+
+@needs_golden
+def test_published_codes_and_pixels() -> None:
+    """Codes equal; pixels equal up to the published truncation, where ours rounds (model.md 2.1)."""
+    config = ImageTokenizerConfig(
+        num_codes=128, block_channels=(16, 16, 32), layers_per_block=1, latent_channels=8, norm_groups=8
+    )
+    tokenizer = ImageTokenizer(config).eval()
+    weights = load_file(FOLDER / "tiny" / "weights.safetensors")
+    prefix = "model.vqvae."
+    tokenizer.vq.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+    numbers = load_file(FOLDER / "tiny" / "e_vq.safetensors")
+    pixels = (numbers["image"] * 255).round().to(torch.uint8)
+    if torch.allclose(pixels / 255, numbers["image"], atol=1e-6):
+        assert torch.equal(tokenizer.encode(pixels.permute(0, 2, 3, 1)).flatten(1), numbers["tokens"])
+    decoded = tokenizer.decode(numbers["tokens"].view(1, 8, 8)).int()
+    difference = decoded - numbers["decoded_uint8"].int()
+    assert int(difference.min()) >= 0 and int(difference.max()) <= 1
+
+
+def test_the_shipped_tokenizer_keeps_scenes_readable() -> None:
+    tokenizer = load_image_tokenizer(load_model_config("tiny").image_tokenizer)
+    scenes = all_scenes()[::18]
+    drawn = [draw(scene, np.random.default_rng(number), 64).image for number, scene in enumerate(scenes)]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in drawn]))
+    codes = tokenizer.encode(pixels)
+    assert codes.shape == (len(scenes), 8, 8) and not any(parameter.requires_grad for parameter in tokenizer.parameters())
+    from PIL import Image
+
+    read = [
+        score(scene, Image.fromarray(picture)) for scene, picture in zip(scenes, tokenizer.decode(codes).numpy(), strict=True)
+    ]
+    assert np.mean([each.all_right for each in read]) >= 0.95
+    weights = Path(load_image_tokenizer.__code__.co_filename).parents[1] / "assets" / "tiny"
+    assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) <= 2_000_000
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"image_tokenizer.weights names no weights; name a folder or hub id, or builtin:tiny"):
+        load_image_tokenizer(VQ)
+    with pytest.raises(ConfigError, match=r"'.*nowhere' is no folder"):
+        load_image_tokenizer(replace(VQ, weights=str(tmp_path / "nowhere")))
+    with pytest.raises(
+        ConfigError, match="has no vqvae/diffusion_pytorch_model.safetensors or diffusion_pytorch_model.safetensors"
+    ):
+        load_image_tokenizer(replace(VQ, weights=str(tmp_path)))
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(b"not this")
+    with pytest.raises(CheckpointError, match="is no whole safetensors file .*; copy it again"):
+        load_image_tokenizer(replace(VQ, weights=str(tmp_path)))
+    save_file(ImageTokenizer(replace(VQ, num_codes=16)).vq.state_dict(), path)
+    with pytest.raises(
+        CheckpointError,
+        match=r"1 tensors differ from the model, first quantize.embedding.weight: \(16, 4\) in the file",
+    ):
+        load_image_tokenizer(replace(VQ, weights=str(tmp_path)))
+    with pytest.raises(ConfigError, match="a picture of 15x16 pixels cannot be cut into codes of 2x2 pixels"):
+        ImageTokenizer(VQ).grid(16, 15)

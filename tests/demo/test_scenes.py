@@ -104,6 +104,12 @@ def test_split_keeps_both_tellings_of_a_held_out_scene_from_training(seed: int) 
     assert held != split(seed + 1)[1]
 
 
+def test_split_of_some_relations_uses_no_other() -> None:
+    train, held = split(0, ("left of", "above"))
+    assert len(train) == 540 - 64 and len(held) == 64 and not set(train) & set(held)
+    assert {scene.relation for scene in train + held} == {"left of", "above"}
+
+
 def test_every_part_of_a_held_out_scene_is_taught_in_other_company() -> None:
     train, held = split(0)
     first = Counter((scene.first, scene.relation) for scene in train)

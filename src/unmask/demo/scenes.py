@@ -125,25 +125,30 @@ def draw_shape(brush: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int,
         brush.polygon([(left, bottom), (right, bottom), ((left + right) / 2, top)], fill=fill)
 
 
-def split(seed: int) -> tuple[list[Scene], list[Scene]]:
+def split(seed: int, relations: Sequence[str] = RELATIONS) -> tuple[list[Scene], list[Scene]]:
     """The scenes to train on, and 64 scenes held out to examine the model.
 
     "a red circle left of a blue square" and "a blue square right of a red circle" describe the same pictures. When one
     of them is held out, the other one is kept out of training as well; hence 1080 - 128 scenes are left to train on, and
     no two held-out scenes are mirrors of each other. Every part of a held-out scene is still taught in other company:
     each thing in the same role, each relation, and each thing together with that relation occur in training.
+
+    Args:
+        seed: which scenes are held out.
+        relations: the relations that captions may use; with "left of" and "above" alone every picture has one telling.
     """
-    scenes = all_scenes()
+    scenes = [scene for scene in all_scenes() if scene.relation in relations]
     taught = Counter(part for scene in scenes for part in _parts(scene))
     held: list[Scene] = []
     gone: set[Scene] = set()
     for index in np.random.default_rng([seed, 0]).permutation(len(scenes)):
         scene = scenes[int(index)]
-        leaving = Counter(_parts(scene) + _parts(scene.mirrored()))
+        tellings = [telling for telling in (scene, scene.mirrored()) if telling.relation in relations]
+        leaving = Counter(part for telling in tellings for part in _parts(telling))
         if scene in gone or any(taught[part] <= count for part, count in leaving.items()):
             continue
         taught -= leaving
-        gone |= {scene, scene.mirrored()}
+        gone.update(tellings)
         held.append(scene)
         if len(held) == HELD_OUT:
             break

@@ -27,7 +27,7 @@ from unmask.train.config import config_file
 SEED = 0
 TOLD = ("left of", "above")
 """The demo tells every picture from one side; telling it also as "right of" and "below" takes a model of this size far longer to learn."""
-DRAWING = DrawingConfig(steps=32, guidance=2.5, temperature=0.3)
+DRAWING = DrawingConfig(steps=64, guidance=2.0, temperature=0.3)
 
 DATA_FILE = """\
 # Written by `unmask demo`: the same rows could be anybody's.

@@ -18,10 +18,11 @@ from PIL import Image
 
 import unmask
 from unmask.data.batch import Batch
+from unmask.data.encode import EncodingConfig
 from unmask.data.loader import Division, LoadedStep, Loader
 from unmask.data.order import Draw
 from unmask.data.records import Mixture
-from unmask.data.sample import EncodingConfig, Fault, Recipe, SampleBuilder
+from unmask.data.sample import Fault, Recipe, SampleBuilder
 from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, TokenSample, load_tokenizer
 

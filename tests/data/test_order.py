@@ -178,3 +178,10 @@ def test_ranks_divide_a_step(world: int, accumulation: int, mode: MixingMode) ->
 def test_a_division_that_leaves_slots_over_is_a_mistake(division: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="divide"):
         Division(*division)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000, 65_537, 10**9])
+def test_many_places_at_once_are_those_one_by_one(size: int) -> None:
+    shuffle = Permutation(size, 7, "group", 0)
+    places = np.arange(min(size, 300))
+    assert shuffle.many(places).tolist() == [shuffle(place) for place in places.tolist()]

@@ -52,7 +52,7 @@ def test_a_sample(tmp_path: Path) -> None:
     (picture,) = sample.pictures
     assert picture.shape == (16, 16, 3) and picture.dtype == np.uint8
     assert (sample.roles_L == Role.PICTURE).sum() == 4
-    text = builder.chat.tokenizer.decode(sample.ids_L.tolist(), skip_special_tokens=False)
+    text = builder.encoder.chat.tokenizer.decode(sample.ids_L.tolist(), skip_special_tokens=False)
     width, height = 18 + row % 7, 17 + row % 5
     assert f"caption: Picture number {row}. It is noise. ORIGINAL WIDTH : {width}; ORIGINAL HEIGHT : {height}; TOP : " in text
     assert f"SCORE : {4.0 + 0.25 * row:.3f}<|eot_id|>" in text
@@ -65,7 +65,7 @@ def test_conditions_are_dropped_at_their_rate(tmp_path: Path) -> None:
     def with_conditions(drop: float) -> int:
         builder = recipe(path, replace(ENCODING, condition_drop=drop)).open()
         samples, _ = builder.build(draws)
-        texts = [builder.chat.tokenizer.decode(sample.ids_L.tolist()) for sample in samples]
+        texts = [builder.encoder.chat.tokenizer.decode(sample.ids_L.tolist()) for sample in samples]
         return sum("ORIGINAL WIDTH" in text for text in texts)
 
     assert with_conditions(0.0) == 600 and with_conditions(1.0) == 0
@@ -238,7 +238,7 @@ def test_rows_of_photographs_are_decoded_in_both_modes(tmp_path: Path) -> None:
     builder = recipe(path).open()
     draft, exact = (recipe(path, encoding).open().build(DRAWS)[0] for encoding in encodings)
     for left, right in zip(draft, exact, strict=True):
-        said = [builder.chat.tokenizer.decode(sample.ids_L.tolist()) for sample in (left, right)]
+        said = [builder.encoder.chat.tokenizer.decode(sample.ids_L.tolist()) for sample in (left, right)]
         before = [text.partition("LEFT")[0] + text.partition("LEFT")[2][:6] for text in said]
         assert before[0] == before[1] and "ORIGINAL WIDTH : 300; ORIGINAL HEIGHT : 260; TOP : " in before[0]
         assert np.abs(left.pictures[0].astype(int) - right.pictures[0].astype(int)).mean() < 16

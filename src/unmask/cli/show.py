@@ -8,9 +8,10 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from unmask.data.encode import EncodingConfig
 from unmask.data.order import Draw
 from unmask.data.records import Dataset, Mixture
-from unmask.data.sample import EncodingConfig, Prepared, SampleBuilder
+from unmask.data.sample import SampleBuilder
 from unmask.data.tokenize import Role, TokenSample
 from unmask.diffusion.corruption import CorruptionConfig, draw_noise
 from unmask.errors import ConfigError, did_you_mean
@@ -41,7 +42,7 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     conversation = builder.conversation(dataset, record, draw)
     store = ObjectStore({**mixture.spec.storage_options, **dataset.spec.storage_options})
     blobs = [store.get(slot.url) for slot in conversation.images()]
-    sample = builder.encode(draw, Prepared(dataset, record, conversation), blobs)
+    sample = builder.encoder.encode(mixture, draw, record.source, conversation, blobs)
 
     console.rule("columns")
     console.print(record.describe(), markup=False)
@@ -78,7 +79,7 @@ def _coloured(builder: SampleBuilder, sample: TokenSample) -> Text:
         if run:
             text.append(f"[{run} picture tokens]", STYLES[Role.PICTURE])
             run = 0
-        text.append(builder.chat.pretty(number).replace("\n", "\\n"), STYLES[Role(role)])
+        text.append(builder.encoder.chat.pretty(number).replace("\n", "\\n"), STYLES[Role(role)])
         text.append("|", "dim")
     legend = "\nprompt (seen)  answer (text target)  picture (code targets)"
     text.append(legend, "dim")

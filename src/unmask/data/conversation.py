@@ -4,11 +4,12 @@ A turn is a sequence of parts, so that a caption which contains `<image>` or `[[
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 SlotKind = Literal["image", "image_gen_enc", "image_gen"]
 Speaker = Literal["human", "gpt"]
+Fit = Literal["crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,12 @@ class MicroConditions:
     hps: float | None = None
 
 
-Part = str | ImageSlot | MicroConditions
+@dataclass(frozen=True)
+class Undrawn:
+    """A picture that is planned in words but not drawn (`<image_gen_fake>`): one token, no pixels."""
+
+
+Part = str | ImageSlot | MicroConditions | Undrawn
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,20 @@ class Conversation:
     Attributes:
         id: `data set/row`.
         turns: human and gpt in turn.
+        fit: how the picture to draw becomes a square: a random crop whose geometry the micro-conditions tell, or padded with
+            black, centred (editing). References are padded in both cases.
+        visible_text_rate: probability that no text of the answer is masked, so that a picture is drawn from a clean plan
+            (`do_not_mask_text`: 0.8).
+        edit_weighted: codes where the picture to draw differs from its source weigh more in the loss (`reweight`, model.md 4.8).
+        tells_pixel_diff: the request says how much the edit changes (`pixel_diff`, model.md 3.3).
     """
 
     id: str
     turns: tuple[Turn, ...]
-    extras: dict[str, Any] = field(default_factory=dict)
+    fit: Fit = "crop"
+    visible_text_rate: float = 0.0
+    edit_weighted: bool = False
+    tells_pixel_diff: bool = False
 
     def images(self, kind: SlotKind | None = None) -> Iterator[ImageSlot]:
         """The picture slots in the order of their places in the text."""
@@ -90,6 +105,8 @@ def _llava_text(turn: Turn, markers: bool) -> str:
             words.append(f"<{part.kind}>")
         elif isinstance(part, MicroConditions):
             words.append("[[micro_conds_texts]]" if markers else "")
+        elif isinstance(part, Undrawn):
+            words.append("<image_gen_fake>")
         else:
             words.append(part)
     text = "".join(words)

@@ -34,6 +34,19 @@ class Permutation:
         digest = key_digest("permutation", *key)
         self._keys = tuple(_mix((digest >> (16 * number)) & _MASK_64 ^ number) for number in range(_ROUNDS))
 
+    def many(self, indexes_N: np.ndarray) -> np.ndarray:
+        """Where each of `indexes_N` goes, int64 [N]: the same numbers as one by one, some hundred times faster."""
+        left_over = np.arange(len(indexes_N))
+        values = np.asarray(indexes_N, dtype=np.uint64).copy()
+        half_bits, half_mask = np.uint64(self._half_bits), np.uint64(self._half_mask)
+        while len(left_over):
+            left, right = values[left_over] >> half_bits, values[left_over] & half_mask
+            for key in self._keys:
+                left, right = right, left ^ (_mix_many(right + np.uint64(key)) & half_mask)
+            values[left_over] = left << half_bits | right
+            left_over = left_over[values[left_over] >= self.size]
+        return values.astype(np.int64)
+
     def __call__(self, index: int) -> int:
         """Where `index` goes."""
         while True:
@@ -50,6 +63,14 @@ def _mix(value: int) -> int:
     value = (value ^ value >> 30) * _MIX_1 & _MASK_64
     value = (value ^ value >> 27) * _MIX_2 & _MASK_64
     return value ^ value >> 31
+
+
+def _mix_many(values_N: np.ndarray) -> np.ndarray:
+    """`_mix` of every element; uint64 wraps around by itself."""
+    values_N = (values_N ^ values_N >> np.uint64(30)) * np.uint64(_MIX_1)
+    values_N = (values_N ^ values_N >> np.uint64(27)) * np.uint64(_MIX_2)
+    mixed_N: np.ndarray = values_N ^ values_N >> np.uint64(31)
+    return mixed_N
 
 
 @dataclass(frozen=True)

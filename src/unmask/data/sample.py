@@ -1,4 +1,4 @@
-"""One draw, all the way: record -> conversation -> pictures -> tokens. Everything that can go wrong with a row goes wrong here.
+"""One draw, all the way: record -> conversation -> pictures -> tokens (`encode.py`). Everything that can go wrong with a row goes wrong here.
 
 A row that cannot be used is replaced by the row of the next draw of its group (draw n by n + 1, n + 2, ...), which is not used up by it: the
 order of draws never shifts. What is random in the sample stays keyed by n.
@@ -7,44 +7,18 @@ order of draws never shifts. What is random in the sample stays keyed by n.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from unmask.data import images
-from unmask.data.conversation import Conversation, MicroConditions
+from unmask.data.conversation import Conversation
+from unmask.data.encode import Encoder, EncodingConfig
 from unmask.data.order import Draw, MixingMode
 from unmask.data.records import Dataset, Mixture, Record
 from unmask.data.spec import MixtureSpec
-from unmask.data.tokenize import ChatTokenizer, TokenSample, load_tokenizer
+from unmask.data.tokenize import TokenSample
 from unmask.errors import DataError, ImageError, RowError, StorageError
 from unmask.storage.object_store import ObjectStore
 
 MAX_REPLACEMENTS = 100
 _ROW_FAULTS = (RowError, ImageError, StorageError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodingConfig:
-    """How rows become samples.
-
-    Attributes:
-        tokenizer: the `tokenizer.json`.
-        image_size: side of a picture to draw, in pixels.
-        picture_tokens: gen tokens of one picture.
-        max_length: the longest sample, in tokens.
-        condition_drop: share of the pictures whose micro-conditions are left out (0.3 as published).
-        image_mode: `draft` scales JPEGs while decoding them, `exact` decodes them whole.
-        max_in_flight: requests at a time and process.
-    """
-
-    tokenizer: Path
-    image_size: int
-    picture_tokens: int
-    max_length: int = 8192
-    condition_drop: float = 0.3
-    image_mode: Literal["draft", "exact"] = "draft"
-    max_in_flight: int = 16
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ class SampleBuilder:
 
     def __init__(self, mixture: Mixture, encoding: EncodingConfig) -> None:
         self.mixture, self.encoding = mixture, encoding
-        self.chat = ChatTokenizer(load_tokenizer(encoding.tokenizer), str(encoding.tokenizer))
+        self.encoder = Encoder(encoding)
         shared = mixture.spec.storage_options
         stores: dict[tuple[tuple[str, str], ...], ObjectStore] = {}
         self._stores: dict[int, ObjectStore] = {}
@@ -152,34 +126,6 @@ class SampleBuilder:
             )
             raise
 
-    def encode(self, draw: Draw, prepared: Prepared, blobs: Sequence[bytes]) -> TokenSample:
-        """A sample from a conversation and the bytes of its pictures.
-
-        Raises:
-            ImageError: a picture is broken or too large.
-            RowError: the sample is too long.
-        """
-        rng = self.mixture.generator(draw, "crop")
-        size = self.encoding.image_size
-        crops = []
-        for blob, url in zip(blobs, prepared.urls, strict=True):
-            name = url.rpartition("/")[2].partition("?")[0]  # a whole address may hold a signature
-            image, original = images.decode(blob, target=size, mode=self.encoding.image_mode, where=name)
-            crops.append(images.random_crop(image, size, rng, original))
-        conditions = [
-            self._condition_text(crop, part, rng) for crop, part in zip(crops, _conditions(prepared.conversation), strict=False)
-        ]
-        ids, roles = self.chat.encode(
-            prepared.conversation.turns, conditions, self.encoding.picture_tokens, self.encoding.max_length
-        )
-        pictures = tuple(crop.pixels_HW3 for crop in crops)
-        return TokenSample(ids, roles, pictures, str(prepared.record.source), str(draw))
-
-    def _condition_text(self, crop: images.Cropped, part: MicroConditions, rng: np.random.Generator) -> str:
-        dropped = rng.random() < self.encoding.condition_drop
-        text = images.micro_conditions(crop, rng, score=part.score, hps=part.hps)
-        return "" if dropped else text
-
     def _prepare(self, draw: Draw, attempt: int, faults: list[Fault]) -> Prepared | None:
         dataset, record = self.mixture.record(Draw(draw.group, draw.number + attempt))
         try:
@@ -206,14 +152,11 @@ class SampleBuilder:
             for blob in blobs:
                 if isinstance(blob, StorageError):
                     raise blob
-            return self.encode(draw, prepared, [blob for blob in blobs if isinstance(blob, bytes)])
+            whole = [blob for blob in blobs if isinstance(blob, bytes)]
+            return self.encoder.encode(self.mixture, draw, prepared.record.source, prepared.conversation, whole)
         except _ROW_FAULTS as error:
             faults.append(_fault(draw, prepared.record, error))
             return None
-
-
-def _conditions(conversation: Conversation) -> list[MicroConditions]:
-    return [part for turn in conversation.turns for part in turn.parts if isinstance(part, MicroConditions)]
 
 
 def _fault(draw: Draw, record: Record, error: RowError | ImageError | StorageError) -> Fault:

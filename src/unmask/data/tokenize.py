@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from unmask.data.conversation import ImageSlot, MicroConditions, Turn
+from unmask.data.conversation import ImageSlot, MicroConditions, Turn, Undrawn
 from unmask.errors import ConfigError, RowError
 from unmask.vocab import TOKENS, Vocab
 
@@ -109,6 +109,8 @@ class ChatTokenizer:
         for turn in turns:
             pieces: list[str | ImageSlot] = []
             for part in turn.parts:
+                if isinstance(part, Undrawn):
+                    raise ConfigError("plans without a picture cannot be encoded yet", fix="use entries that draw pictures")
                 pieces.append(left.pop(0) if isinstance(part, MicroConditions) else part)
             role = Role.ANSWER if turn.speaker == "gpt" else Role.PROMPT
             more_ids, more_roles = self._message(_ROLES[turn.speaker], pieces, role, picture_tokens)

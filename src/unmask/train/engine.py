@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 
 from unmask.config import diff, to_yaml
+from unmask.data.encode import EncodingConfig
 from unmask.data.loader import Division, FaultBudget, LoadedStep, Loader
 from unmask.data.order import OrderState
 from unmask.data.records import Mixture
-from unmask.data.sample import EncodingConfig, Recipe
+from unmask.data.sample import Recipe
 from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.errors import CheckpointError, ConfigError, FaultBudgetError, TrainingError

@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
     "data": "look at a data file: check every key, file and column; show a row at every stop",
     "train": "train a stage, or go on where it stopped",
+    "convert": "import published weights, build the starting point of stage 1, export",
     "generate": "draw pictures from captions",
 }
 

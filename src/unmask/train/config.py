@@ -96,7 +96,7 @@ class StageConfig:
 
     Attributes:
         name: of the stage; the run's folder is `out`, default `runs/NAME`.
-        model: a name under `config/model/` or the path of a model file.
+        model: a name under `config/model/`, the path of a model file, or a converted folder.
         data: the data YAML.
         init: checkpoint to start the weights from; null: drawn at random.
         trainable: the parts of the model that learn.
@@ -151,11 +151,13 @@ def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
 
 
 def load_model_config(reference: str) -> ModelConfig:
-    """A model by name (`config/model/NAME.yaml`) or by path.
+    """A model by name (`config/model/NAME.yaml`), by path, or that of a converted folder.
 
     Raises:
         ConfigError: there is no such file; names those there are.
     """
+    if (Path(reference) / "model.yaml").is_file():
+        return load(ModelConfig, Path(reference) / "model.yaml").found_in(Path(reference))
     if reference.endswith((".yaml", ".yml")):
         return load(ModelConfig, Path(reference))
     return load(ModelConfig, config_file("model", reference))

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         overwrite=options.overwrite,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("files of weights", total=None)
         report = conversion.convert(
             options.source, options.target, wanted, lambda done, total: bar.update(task, completed=done, total=total)

@@ -23,7 +23,7 @@ def model_card(report: Report, config: ModelConfig, picture: PictureConfig | Non
         if licence == UNKNOWN
         else f"{licence}, as that of the weights that this was made from; check that it allows what you do."
     )
-    seen = ["text"] + (["pictures"] if config.vision is not None and "vision" not in report.lacks else [])
+    seen = ["text"] + (["pictures"] if config.vision is not None and "the vision encoder" not in report.lacks else [])
     towers = "a text tower" if "the gen tower" in report.lacks else "a text tower and a gen tower"
     lines = [
         "---",
@@ -53,8 +53,9 @@ def model_card(report: Report, config: ModelConfig, picture: PictureConfig | Non
 
 def _use(report: Report, picture: PictureConfig | None) -> list[str]:
     if report.lacks:
-        return [f"This is a part of a model; it lacks {' and '.join(report.lacks)}:", "", "```sh",
-                "unmask convert FOLDER NEW --stage1 --vq VQVAE", "```"]  # fmt: skip
+        vision = " --vision SIGLIP" if "the vision encoder" in report.lacks else ""
+        told = f"This is a part of a model, without {' and '.join(report.lacks)}. To make it whole, untrained there:"
+        return [told, "", "```sh", f"unmask convert FOLDER NEW --stage1 --vq VQVAE{vision}", "```"]
     lines = []
     if report.target != "native":
         lines = ["The layout is the published one. With Unmask:", "", "```sh", "unmask convert FOLDER NATIVE", "```", ""]

@@ -164,6 +164,12 @@ def lavida_o_config(
     )
 
 
+def heads_of(config: Mapping[str, Any]) -> int | None:
+    """Attention heads of the vision encoder, as far as a `config.json` tells."""
+    heads = (config.get("vision_config") or {}).get("num_attention_heads") or HEADS.get(str(config.get("mm_vision_tower")))
+    return None if heads is None else int(heads)
+
+
 def vision_config(config: Mapping[str, Any], stored: Mapping[str, Stored], given: Mapping[str, Any], where: str) -> VisionConfig:
     """The vision encoder: sizes from the weights, heads and picture size from the files.
 
@@ -176,12 +182,11 @@ def vision_config(config: Mapping[str, Any], stored: Mapping[str, Stored], given
     Raises:
         CheckpointError: the number of heads cannot be known, or the picture size does not fit the weights.
     """
-    own: Mapping[str, Any] = config.get("vision_config") or {}
-    inner: Mapping[str, Any] = given.get("vision_config") or given or own
+    inner: Mapping[str, Any] = given.get("vision_config") or given or config.get("vision_config") or {}
     prefix = "vision.siglip."
     table = {name.removeprefix(prefix).removeprefix("vision_model."): each.shape for name, each in stored.items()}
     named = config.get("mm_vision_tower")
-    heads = inner.get("num_attention_heads") or HEADS.get(str(named))
+    heads = inner.get("num_attention_heads") or heads_of(config)
     if heads is None:
         raise CheckpointError(
             f"mm_vision_tower names {_show(named)}, whose number of heads is not known",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,6 +117,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _plan(opened: Opened, reference: str, folder: Path, options: Options) -> _Target:
+    _refuse_unused(opened, options)
     kind = source.NAMES[opened.kind] + (", native layout" if opened.own else "")
     report = Report(reference, kind, options.to, options.seed, left_out=list(opened.left_out))
     if options.stage1:
@@ -135,9 +137,24 @@ def _plan(opened: Opened, reference: str, folder: Path, options: Options) -> _Ta
     dtype = DTYPES[options.dtype] if options.dtype else None
     first = next(piece.source for piece in target.pieces if piece.source is not None)
     target.pieces = with_dtype(target.pieces, dtype, first.dtype)
-    for piece in (*target.pieces, *target.image_tokenizer):
+    twice = options.to == "lavida-o"  # the published layout holds the image tokenizer with the rest, and by itself
+    for piece in (*target.pieces, *(() if twice else target.image_tokenizer)):
         piece.note(report)
     return target
+
+
+def _refuse_unused(opened: Opened, options: Options) -> None:
+    """Arguments that would change nothing are mistakes."""
+    used_vq = options.stage1 or (opened.kind == "lavida-o" and not opened.own)
+    used_vision = (options.stage1 and opened.kind == "llada") or (opened.kind != "llada" and not opened.own)
+    for flag, value, used in (("--vq", options.hints.vq, used_vq), ("--vision", options.hints.vision, used_vision)):
+        if value is not None and not used:
+            own = " of our own" if opened.own else ""
+            raise ConfigError(
+                f"{flag} has no use for a {source.NAMES[opened.kind]} checkpoint{own}"
+                + ("" if options.stage1 else " without --stage1"),
+                fix="leave it out",
+            )
 
 
 def _contains(kind: Kind, other: str) -> bool:
@@ -167,8 +184,11 @@ def _plan_import(opened: Opened, report: Report, options: Options) -> _Target:
     target = _Target(pieces, vq, config, picture, report)
     if opened.tokenizer is not None:
         tokenizer = opened.tokenizer
-        ids = int(special_tokens.read_tokenizer(tokenizer).get_vocab_size())
-        if ids > config.vocab_size or (opened.kind == "lavida-o" and ids != config.vocab_size):
+        read = special_tokens.read_tokenizer(tokenizer)
+        ids = int(read.get_vocab_size())
+        if opened.kind == "lavida-o":
+            special_tokens.check(read, config.vocab_size, tokenizer)
+        elif ids > config.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {ids} ids, the model's table {config.vocab_size} rows",
                 where=str(tokenizer / "tokenizer.json"),
@@ -187,6 +207,18 @@ def _described(opened: Opened, options: Options) -> ModelConfig:
     model = options.model
     if model is None:
         raise ConfigError("the sizes of the whole model are not known", where=str(opened.folder), fix="give --model NAME or FILE")
+    where = str(opened.folder)
+    if opened.kind == "lavida" and model.vision is None:
+        raise CheckpointError(
+            f"has a vision encoder, and the model '{model.name}' has none", where=where, fix="add `vision:` to the model file"
+        )
+    heads = config_json.heads_of(opened.published)
+    if model.vision is not None and heads not in (None, model.vision.num_heads):
+        raise CheckpointError(
+            f"the vision encoder has {heads} heads, and the model '{model.name}' vision.num_heads={model.vision.num_heads}",
+            where=where,
+            fix="choose the model of these sizes with --model NAME or FILE",
+        )
     given = config_json.text_sizes(opened.published)
     if not options.stage1:
         model = replace(model, vocab_size=given["vocab_size"], image_tokenizer=replace(model.image_tokenizer, weights=None))
@@ -220,7 +252,7 @@ def _plan_stage1(opened: Opened, report: Report, options: Options) -> _Target:
         held |= vision
         report.left_out += left
     tokenizer = special_tokens.read_tokenizer(opened.tokenizer)
-    before, _ = special_tokens.extend(tokenizer, model.vocab_size, opened.tokenizer)
+    before = special_tokens.extend(tokenizer, model.vocab_size, opened.tokenizer)
     made = stage1.pieces(model, held, before, options.seed, where)
     vq = source.open_image_tokenizer(vq_folder, model)
     size = options.image_size or 16 * model.image_tokenizer.factor
@@ -288,7 +320,7 @@ def _as_published(target: _Target, opened: Opened, folder: Path, options: Option
 def _write(target: _Target, opened: Opened, folder: Path, options: Options, progress: Progress | None) -> None:
     """Everything, into the unfinished folder."""
     main = ShardWriter(folder, limit=options.shard_bytes)
-    vq = ShardWriter(folder / "vqvae", VQ_BASE, limit=options.shard_bytes)
+    vq = ShardWriter(folder / "vqvae", VQ_BASE, limit=sys.maxsize)  # one file, whatever its size: so diffusers reads it
     writers = {piece.name: main for piece in target.pieces}
     own_vq = [replace(piece, name=f"vqvae/{piece.name}") for piece in target.image_tokenizer]
     writers |= {piece.name: vq for piece in own_vq}

@@ -102,8 +102,9 @@ def _part_of_a_model(folder: Path) -> CheckpointError | None:
         return None
     if not lacks:
         return None
+    vision = " --vision SIGLIP" if "the vision encoder" in lacks else ""
     return CheckpointError(
-        f"holds a part of a model only: {' and '.join(lacks)} are not in it",
+        f"holds a part of a model, without {' and '.join(lacks)}",
         where=str(folder),
-        fix=f"make it whole with `unmask convert {folder} NEW --stage1 --vq VQVAE`",
+        fix=f"make it whole with `unmask convert {folder} NEW --stage1 --vq VQVAE{vision}`",
     )

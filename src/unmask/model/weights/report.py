@@ -80,7 +80,7 @@ class Report:
             left = [each for each in self.left_out if each.why == why]
             yield "left out", len(left), sum(math.prod(each.shape) for each in left), why
         for part in self.lacks:
-            yield "missing", 0, 0, f"{part}: neither the source nor this folder holds it"
+            yield "missing", 0, 0, f"{part} (this folder holds a part of a model)"
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs; equal for equal conversions."""

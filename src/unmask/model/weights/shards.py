@@ -119,18 +119,23 @@ def scan_file(path: Path) -> dict[str, Stored]:
         raise _broken(path, error.strerror or str(error)) from None
     with file:
         start = file.read(8)
-        if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-            raise _pickle(path)
         length = int.from_bytes(start, "little")
         header = file.read(length) if len(start) == 8 and length <= size else b""
     try:
         entries: dict[str, Any] = json.loads(header)
         entries.pop("__metadata__", None)
+        strange = sorted({str(entry["dtype"]) for entry in entries.values()} - DTYPES.keys())
+        if strange:
+            raise CheckpointError(
+                f"has tensors of type {strange[0]}", where=str(path), fix=f"supported: {', '.join(sorted(DTYPES))}"
+            )
         found = {
             name: Stored(path, name, tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in sorted(entries.items())
         }
         promised = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        if start.startswith((b"PK\x03\x04", b"\x80")):
+            raise _pickle(path) from None
         raise _broken(path, f"{size:,} bytes, and no header that can be read") from None
     if promised != size:
         raise _broken(path, f"{size:,} bytes, its header promises {promised:,}")

@@ -92,11 +92,11 @@ def open_source(reference: str, hints: Hints) -> Opened:
         )
     folder = hub.folder(reference, *FILES, where="SRC")
     if (folder / "model.yaml").is_file() or (folder / "checkpoints").is_dir():
-        return _open_own(native.find(folder), reference)
+        return _open_own(native.find(folder), reference, hints)
     return _open_published(folder, reference.rstrip("/").rpartition("/")[2], hints)
 
 
-def _open_own(folder: Path, reference: str) -> Opened:
+def _open_own(folder: Path, reference: str, hints: Hints) -> Opened:
     """One of ours, whole or a part."""
     config = native.read_config(folder, "model", ModelConfig)
     weights = scan(folder)
@@ -111,7 +111,11 @@ def _open_own(folder: Path, reference: str) -> Opened:
         )
         vq = open_image_tokenizer(file.parent, config)
     published = folder / PUBLISHED
-    tokenizer = hub.locate(config.tokenizer, "tokenizer.json", where=reference).parent if has_tokenizer(config, folder) else None
+    tokenizer = None
+    if hints.tokenizer is not None:
+        tokenizer = find_tokenizer(folder, hints.tokenizer)
+    elif has_tokenizer(config, folder):
+        tokenizer = hub.locate(config.tokenizer, "tokenizer.json", where=reference).parent
     return Opened(
         kind=kind,
         own=True,

@@ -30,7 +30,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise ConfigError(f"is no tokenizer ({error})", where=str(path), fix="download it again") from None
 
 
-def extend(tokenizer: Tokenizer, vocab_size: int, where: Path) -> tuple[int, Vocab]:
+def extend(tokenizer: Tokenizer, vocab_size: int, where: Path) -> int:
     """Add what is missing, and see that every id is where it has to be.
 
     Args:
@@ -39,7 +39,7 @@ def extend(tokenizer: Tokenizer, vocab_size: int, where: Path) -> tuple[int, Voc
         where: its folder, for errors.
 
     Returns:
-        The number of ids that there were before, and the special ids after.
+        The number of ids that there were before.
 
     Raises:
         ConfigError: some of the tokens are there and others not, the number of ids is another than the model's, or, in a model of the
@@ -55,12 +55,22 @@ def extend(tokenizer: Tokenizer, vocab_size: int, where: Path) -> tuple[int, Voc
     before = int(tokenizer.get_vocab_size())
     if not present:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ADDED])
+    check(tokenizer, vocab_size, where)
+    return before
+
+
+def check(tokenizer: Tokenizer, vocab_size: int, where: Path) -> None:
+    """See that a tokenizer with all special tokens fits a whole model.
+
+    Raises:
+        ConfigError: see `extend`.
+    """
     after = int(tokenizer.get_vocab_size())
     if after != vocab_size:
         raise ConfigError(
-            f"the tokenizer has {after} ids with the coordinate and box tokens, the model vocab_size={vocab_size}",
+            f"the tokenizer has {after} ids, the model vocab_size={vocab_size}",
             where=str(where / "tokenizer.json"),
-            fix="they must be one number: change vocab_size in the model file, or use its tokenizer",
+            fix="they must be one number: use the tokenizer of these weights, or change vocab_size in the model file",
         )
     vocab = Vocab.from_lookup(tokenizer.token_to_id, after, str(where / "tokenizer.json"))
     places = [int(tokenizer.token_to_id(f"<LOC_{number}>") or 0) for number in range(NUM_LOCATIONS)]
@@ -73,7 +83,6 @@ def extend(tokenizer: Tokenizer, vocab_size: int, where: Path) -> tuple[int, Voc
             where=str(where / "tokenizer.json"),
             fix="use the tokenizer of LLaDA-8B-Instruct or LaViDa-O",
         )
-    return before, vocab
 
 
 def write(tokenizer: Tokenizer, source: Path, target: Path) -> None:

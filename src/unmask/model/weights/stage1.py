@@ -23,6 +23,8 @@ from unmask.model.weights.shards import Stored
 from unmask.model.weights.source import Shapes, model_shapes
 from unmask.randomness import key_digest
 
+CHUNK = 4096
+"""Rows of a table that are looked at together: a copy of all of them in double precision would not fit beside a shard."""
 TABLES = ("text_embedding.weight", "text_head.weight")
 TRUNCATED = "gen tower: the text tower's, truncated"
 ROWS = "coordinate and box tokens: drawn with mean and deviation of the trained rows, all alike"
@@ -54,7 +56,8 @@ def _piece(name: str, shapes: Shapes, held: Mapping[str, Stored], numbers: tuple
             raise _unfit(name, table.shape, f"[{trained_rows} or more, {shape[1]}]", where)
         if trained_rows == shape[0] == table.shape[0]:
             return Piece(name, shape, table)
-        return Piece(name, shape, table, _resize(name, shape[0], trained_rows, seed), ROWS, resized=True)
+        how = ROWS if trained_rows < shape[0] else "rows beyond the tokenizer's ids: cut off"
+        return Piece(name, shape, table, _resize(name, shape[0], trained_rows, seed), how, resized=True)
     if stored is not None:
         if stored.shape != shape:
             raise _unfit(name, stored.shape, str(list(shape)), where)
@@ -108,8 +111,9 @@ def _generator(name: str, seed: int) -> torch.Generator:
 def _resize(name: str, rows: int, trained: int, seed: int) -> Callable[[Tensor], Tensor]:
     def make(table: Tensor) -> Tensor:
         kept = table[:trained]
-        deviation, mean = torch.std_mean(kept.float(), dim=0)
-        new = torch.randn(rows - trained, table.shape[1], generator=_generator(name, seed)) * deviation + mean
+        mean = sum((rows.double().sum(0) for rows in kept.split(CHUNK)), torch.zeros(())) / trained
+        variance = sum(((rows.double() - mean).square().sum(0) for rows in kept.split(CHUNK)), torch.zeros(())) / trained
+        new = torch.randn(rows - trained, table.shape[1], generator=_generator(name, seed)) * variance.sqrt() + mean
         return torch.cat([kept, new.to(table.dtype)])
 
     return make
@@ -117,7 +121,7 @@ def _resize(name: str, rows: int, trained: int, seed: int) -> Callable[[Tensor],
 
 def _size(table: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The root mean square of word embeddings, as a norm's weight."""
-    total = sum(float(rows.float().square().sum()) for rows in table.split(4096))
+    total = sum(float(rows.float().square().sum()) for rows in table.split(CHUNK))
     return torch.full(shape, (total / table.numel()) ** 0.5)
 
 

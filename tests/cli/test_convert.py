@@ -421,6 +421,18 @@ def test_a_stopped_conversion_leaves_nothing(published: Path, tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
+def test_a_person_is_asked_for_the_licence(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal; a program is not, and may say it with --licence."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    for answer, says in (("MIT", "license: mit"), ("", "**unknown**")):
+        monkeypatch.setattr("rich.console.Console.input", lambda *_, answer=answer: answer)
+        assert convert(published, tmp_path / f"out{answer}") == 0
+        assert says in (tmp_path / f"out{answer}" / "README.md").read_text()
+    monkeypatch.setattr("rich.console.Console.input", lambda *_: pytest.fail("asked for what was said"))
+    assert convert(published, tmp_path / "said", "--licence", "Apache-2.0") == 0
+
+
 def test_help_comes_without_torch() -> None:
     code = "import sys; from unmask.cli.main import parser; parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

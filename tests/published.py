@@ -99,9 +99,11 @@ def write_vq(folder: Path) -> Path:
     return folder
 
 
-def write_lavida_o(folder: Path, *, shards: int = 3, dtype: torch.dtype = torch.bfloat16) -> Path:
+def write_lavida_o(
+    folder: Path, *, shards: int = 3, dtype: torch.dtype = torch.bfloat16, sizes: ModelConfig | None = None
+) -> Path:
     """A whole published model."""
-    sizes = config()
+    sizes = sizes or config()
     named = {published_name(name): value for name, value in weights(sizes, dtype).items()}
     named |= {VQ_PREFIX + name: value for name, value in image_tokenizer_weights().items()}
     write_shards(folder, named, shards)

@@ -195,7 +195,7 @@ MISTAKES: dict[str, tuple[Break, tuple[str, ...]]] = {
     "a broken tokenizer": (overwrite("tokenizer.json", b"{}"), ("tokenizer.json: is no tokenizer",)),
     "a tokenizer of another size": (
         lambda folder: write_base_tokenizer(folder) and None,
-        (f"the tokenizer has {BASE_IDS} ids, the model vocab_size=2065", "must be one number"),
+        (f"the tokenizer has {BASE_IDS} ids, {BASE_IDS + 1029} with the coordinate and box tokens, the model vocab_size=2065",),
     ),
     "no image tokenizer": (lambda folder: shutil.rmtree(folder / "vqvae"), ("there is no vqvae/config.json", "give --vq FOLDER")),
     "another image tokenizer": (

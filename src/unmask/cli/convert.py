@@ -99,6 +99,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         table.add_row(what, f"{tensors:,}" if tensors else "", f"{parameters:,}" if parameters else "", how)
     console.print(f"{report.source}: {report.kind}")
     console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}")
     console.print(f"written: {options.target} ({report.parameters:,} parameters, layout {report.target})")
 
 

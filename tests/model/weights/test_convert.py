@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.golden_folder import needs_golden
@@ -16,6 +17,7 @@ from tests.published import (
     config,
     image_tokenizer_weights,
     weights,
+    write_base_tokenizer,
     write_golden,
     write_lavida_o,
     write_part,
@@ -97,8 +99,6 @@ def test_not_a_number_survives(tmp_path: Path) -> None:
     held = tensors(published)
     strange = torch.tensor([0x7FC1, -1, 0x7F80, -32768], dtype=torch.int16).view(torch.bfloat16)
     held["model.transformer.ln_f.weight"][:4] = strange
-    from safetensors.torch import save_file
-
     save_file(held, published / "model.safetensors")
     convert(str(published), tmp_path / "ours", Options())
     convert(str(tmp_path / "ours"), tmp_path / "back", Options(to="lavida-o"))
@@ -184,6 +184,34 @@ def test_the_same_command_makes_the_same_folder(tmp_path: Path) -> None:
         made.append(json.loads((tmp_path / name / sealed.MANIFEST).read_text())["files"])
     assert made[0] == made[1]
     assert {file for file in made[0] if made[0][file] != made[2][file]} == {"conversion.json", "model.safetensors"}
+
+
+def test_a_model_without_eyes_goes_round(tmp_path: Path) -> None:
+    """What `model=tiny` trains can be exported too."""
+    published = write_lavida_o(tmp_path / "published", shards=1)
+    seeing = ("model.vision_", "model.mm_projector", "model.image_newline")
+    blind = {name: value for name, value in tensors(published).items() if not name.startswith(seeing)}
+    save_file(blind, published / "model.safetensors")
+    given = json.loads((published / "config.json").read_text())
+    (published / "config.json").write_text(
+        json.dumps({key: given[key] for key in given if "mm_v" not in key and "vision" not in key})
+    )
+    convert(str(published), tmp_path / "ours", Options(image_size=16))
+    assert load(tmp_path / "ours").model.config.vision is None
+    convert(str(tmp_path / "ours"), tmp_path / "back", Options(to="lavida-o"))
+    assert_same_bits(tensors(tmp_path / "back"), blind)
+    convert(str(tmp_path / "back"), tmp_path / "again", Options(image_size=16))
+    assert_same_bits(tensors(tmp_path / "again"), tensors(tmp_path / "ours"))
+
+
+def test_a_tokenizer_that_lacks_what_the_tables_have_is_completed(tmp_path: Path) -> None:
+    published = write_lavida_o(tmp_path / "published", sizes=config(BASE_IDS + 1029))
+    write_base_tokenizer(published)
+    report = convert(str(published), tmp_path / "ours", Options(image_size=16))
+    assert report.notes == [
+        "the tokenizer lacked the coordinate and box tokens, which the tables have: added in the published order"
+    ]
+    assert load(tmp_path / "ours").chat.vocab.location_first == BASE_IDS
 
 
 def test_progress_is_told_file_by_file(tmp_path: Path) -> None:

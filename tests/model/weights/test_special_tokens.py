@@ -34,7 +34,9 @@ def test_the_published_ids() -> None:
 def test_a_tokenizer_with_other_ids_is_refused() -> None:
     tokenizer = llada_like()
     tokenizer.add_special_tokens(["<|one_more|>"])
-    with pytest.raises(ConfigError, match="the tokenizer has 127379 ids, the model vocab_size=127378; they must be one number"):
+    with pytest.raises(
+        ConfigError, match="has 126350 ids, 127379 with the coordinate and box tokens, the model vocab_size=127378; they must be"
+    ):
         special_tokens.extend(tokenizer, 127378, WHERE)
     shifted = llada_like(126079)
     shifted.add_special_tokens(["<|one_more|>"])

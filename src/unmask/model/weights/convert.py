@@ -187,7 +187,12 @@ def _plan_import(opened: Opened, report: Report, options: Options) -> _Target:
         read = special_tokens.read_tokenizer(tokenizer)
         ids = int(read.get_vocab_size())
         if opened.kind == "lavida-o":
-            special_tokens.check(read, config.vocab_size, tokenizer)
+            if special_tokens.extend(read, config.vocab_size, tokenizer) != config.vocab_size:
+                report.notes.append(
+                    "the tokenizer lacked the coordinate and box tokens, which the tables have: added in the published order"
+                )
+                target.tokenizer = lambda where: special_tokens.write(read, tokenizer, where)
+                return target
         elif ids > config.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {ids} ids, the model's table {config.vocab_size} rows",

@@ -20,7 +20,7 @@ from unmask.model.weights.shards import Stored, compare, scan
 from unmask.storage import hub, sealed
 
 VQ_BASE = "diffusion_pytorch_model"
-FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "vqvae/*.json", "vqvae/*.safetensors")
+FILES = ("*.safetensors", "*.json", "*.jinja", "vqvae/*.json", "vqvae/*.safetensors")
 PUBLISHED = "published.json"
 """The `config.json` that imported weights came with; exporting gives it back."""
 NAMES = {"lavida-o": "LaViDa-O", "lavida": "LaViDa", "llada": "LLaDA"}
@@ -185,7 +185,8 @@ def _sized(
     folder, name, hints = place
     where = str(folder / "config.json")
     vision = None
-    if kind != "llada":
+    blind = config.get("mm_vision_tower") is None and not siglip_names(rest)
+    if kind == "lavida" or (kind == "lavida-o" and not blind):
         given = config_json.read_json(hub.folder(hints.vision, *FILES, where="--vision") / "config.json") if hints.vision else {}
         siglip = siglip_names(rest)
         vision = config_json.vision_config(config, siglip, given, where)

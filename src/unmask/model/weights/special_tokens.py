@@ -55,20 +55,17 @@ def extend(tokenizer: Tokenizer, vocab_size: int, where: Path) -> int:
     before = int(tokenizer.get_vocab_size())
     if not present:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ADDED])
-    check(tokenizer, vocab_size, where)
+    _check(tokenizer, before, vocab_size, where)
     return before
 
 
-def check(tokenizer: Tokenizer, vocab_size: int, where: Path) -> None:
-    """See that a tokenizer with all special tokens fits a whole model.
-
-    Raises:
-        ConfigError: see `extend`.
-    """
+def _check(tokenizer: Tokenizer, before: int, vocab_size: int, where: Path) -> None:
+    """See that a tokenizer with all special tokens fits a whole model."""
     after = int(tokenizer.get_vocab_size())
     if after != vocab_size:
+        grown = "" if after == before else f", {after} with the coordinate and box tokens"
         raise ConfigError(
-            f"the tokenizer has {after} ids, the model vocab_size={vocab_size}",
+            f"the tokenizer has {before} ids{grown}, the model vocab_size={vocab_size}",
             where=str(where / "tokenizer.json"),
             fix="they must be one number: use the tokenizer of these weights, or change vocab_size in the model file",
         )

@@ -412,12 +412,15 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "'somebody/LaViDa-O' could not be downloaded (ConnectionError); check the network, or give a local folder" in error
 
 
-def test_a_stopped_conversion_leaves_nothing(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_conversion_leaves_nothing(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shards, "save_file", stop)
     assert convert(published, tmp_path / "out") == 3
+    assert capsys.readouterr().err == "stopped; the same command starts anew\n"
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 

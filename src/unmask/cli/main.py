@@ -21,6 +21,9 @@ COMMANDS = {
     "generate": "draw pictures from captions",
 }
 
+_AGAIN = {"train": "goes on from the last checkpoint", "demo": "goes on from the last checkpoint"}
+"""What a command that was stopped does when it is given again."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
@@ -64,6 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last checkpoint\n")
+        sys.stderr.write(f"stopped; the same command {_AGAIN.get(options.command, 'starts anew')}\n")
         return 3
     return 0

@@ -259,6 +259,9 @@ def _plan_stage1(opened: Opened, report: Report, options: Options) -> _Target:
     tokenizer = special_tokens.read_tokenizer(opened.tokenizer)
     before = special_tokens.extend(tokenizer, model.vocab_size, opened.tokenizer)
     made = stage1.pieces(model, held, before, options.seed, where)
+    unused = held.keys() - {piece.name for piece in made}
+    why = "the model has fewer layers, or no such part"
+    report.left_out += [LeftOut(held[name].name, held[name].shape, why) for name in sorted(unused)]
     vq = source.open_image_tokenizer(vq_folder, model)
     size = options.image_size or 16 * model.image_tokenizer.factor
     report.notes.append(f"seed {options.seed}: the same seed makes the same folder")

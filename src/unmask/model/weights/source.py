@@ -21,6 +21,8 @@ from unmask.storage import hub, sealed
 
 VQ_BASE = "diffusion_pytorch_model"
 FILES = ("*.safetensors", "*.json", "*.jinja", "vqvae/*.json", "vqvae/*.safetensors")
+VQ_FILES = ("config.json", f"{VQ_BASE}*.safetensors", "vqvae/*.json", "vqvae/*.safetensors")
+"""What to download of a repository: of a checkpoint, and of an image tokenizer, which may be a small folder of a large checkpoint."""
 PUBLISHED = "published.json"
 """The `config.json` that imported weights came with; exporting gives it back."""
 NAMES = {"lavida-o": "LaViDa-O", "lavida": "LaViDa", "llada": "LLaDA"}
@@ -187,7 +189,11 @@ def _sized(
     vision = None
     blind = config.get("mm_vision_tower") is None and not siglip_names(rest)
     if kind == "lavida" or (kind == "lavida-o" and not blind):
-        given = config_json.read_json(hub.folder(hints.vision, *FILES, where="--vision") / "config.json") if hints.vision else {}
+        given = (
+            config_json.read_json(hub.folder(hints.vision, "config.json", where="--vision") / "config.json")
+            if hints.vision
+            else {}
+        )
         siglip = siglip_names(rest)
         vision = config_json.vision_config(config, siglip, given, where)
     vq_config = ImageTokenizerConfig(num_codes=1, block_channels=(1,), layers_per_block=1, latent_channels=1, norm_groups=1)
@@ -223,7 +229,7 @@ def vq_folder_of(reference: str, where: str) -> Path:
     Raises:
         ConfigError: neither has a config.json and weights.
     """
-    folder = hub.folder(reference, *FILES, where=where)
+    folder = hub.folder(reference, *VQ_FILES, where=where)
     for each in (folder / "vqvae", folder):
         if (each / "config.json").is_file() and list(each.glob(f"{VQ_BASE}*.safetensors")):
             return each

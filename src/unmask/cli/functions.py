@@ -1,0 +1,75 @@
+"""`unmask data functions`: what every preprocess function reads, takes and says."""
+
+import json
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Description, Preprocess, find_preprocess
+
+
+def show_functions(name: str | None, as_json: bool, console: Console) -> None:
+    """Print one function in full, or all of them.
+
+    Raises:
+        ConfigError: there is no function of that name.
+    """
+    chosen = (
+        distinct(PREPROCESS_FUNCTIONS.get(each) for each in PREPROCESS_FUNCTIONS) if name is None else [find_preprocess(name)]
+    )
+    described = [function.describe() for function in chosen]
+    if as_json:
+        console.print(
+            json.dumps([each.as_dict() for each in described], ensure_ascii=False, indent=2), markup=False, soft_wrap=True
+        )
+    elif name is None:
+        console.print(_table(described))
+        console.print("One in full, with an example: unmask data functions NAME", markup=False)
+    else:
+        _print_one(described[0], console)
+
+
+def distinct(functions: Iterable[Preprocess]) -> list[Preprocess]:
+    """Each function once, by its clean name."""
+    return sorted({function.names[0]: function for function in functions}.values(), key=lambda function: function.names[0])
+
+
+def columns_in_words(about: Description) -> str:
+    """The columns, those that depend on an argument with it."""
+    words = [f"{column} (picture)" if column in about.images else column for column in about.required]
+    for condition, columns in about.given.items():
+        words += [f"{each}{' (picture)' if each in about.images else ''} if {condition}" for each in columns]
+    words += [f"{column} (optional{', picture' if column in about.images else ''})" for column in about.optional]
+    return ", ".join(words) or "every column of the file"
+
+
+def options_in_words(about: Description) -> str:
+    """The arguments with their defaults and choices."""
+    words = []
+    for name, option in about.options.items():
+        default = f"={json.dumps(option['default'], ensure_ascii=False)}" if "default" in option else " (required)"
+        choices = f" ({', '.join(map(str, option['choices']))})" if "choices" in option else ""
+        words.append(f"{name}{default}{choices}")
+    return ", ".join(words) or "-"
+
+
+def _table(described: Iterable[Description]) -> Table:
+    table = Table(*(Column(header, overflow="fold") for header in ("function", "columns", "options", "what it makes")))
+    for about in described:
+        names = "\n".join(about.names)
+        table.add_row(*map(Text, (names, columns_in_words(about), options_in_words(about), about.summary)), end_section=True)
+    return table
+
+
+def _print_one(about: Description, console: Console) -> None:
+    console.print(Text(", ".join(about.names), "bold"))
+    console.print(Text(about.summary))
+    console.print(Text(f"columns: {columns_in_words(about)}"))
+    console.print(Text(f"options: {options_in_words(about)}"))
+    for choice in about.random_choices:
+        console.print(Text(f"random:  {choice}"))
+    if about.conversation is not None:
+        console.print(Text(f"\na row {json.dumps(about.row, ensure_ascii=False, indent=2)}"), soft_wrap=True)
+        console.print(Text(f"becomes {json.dumps(about.conversation, ensure_ascii=False, indent=2)}"), soft_wrap=True)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from unmask.cli.functions import show_functions
+from unmask.cli import data_functions
 from unmask.data.records import SCORE, Dataset, Mixture
 from unmask.data.spec import load_mixture
 
@@ -29,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="check every key, file and column; count rows by rule")
     show = actions.add_parser("show", help="one row at every stop of the corridor")
     functions = actions.add_parser("functions", help="what every preprocess function reads, takes and says")
-    functions.add_argument("name", nargs="?", help="one function: a registered name, or module:function (default: all)")
-    functions.add_argument(
-        "--json", action="store_true", help="for programs: a list of all that a function declares, with an example"
-    )
+    data_functions.add_arguments(functions)
     for each in (check, show):
         each.add_argument("file", type=Path, help="data YAML")
         each.add_argument("overrides", nargs="*", metavar="a.b=c", help="keys of the data file, e.g. datasets.0.aes_cutoff=5")
@@ -48,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Check, show, or list the functions."""
     if options.action == "functions":
-        show_functions(options.name, options.json, console)
+        data_functions.run(options, console)
         return
     spec = load_mixture(options.file, options.overrides)
     mixture = Mixture(spec, options.file.parent, options.cache.expanduser(), getattr(options, "seed", 0))

@@ -167,7 +167,10 @@ def test_a_bug_is_not_a_bad_row(tmp_path: Path, module: str) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("wrong_type", "returned list, not a conversation; return a Conversation, a mapping with 'conversations', or raise RowError"),
+        (
+            "wrong_type",
+            "returned list, not a conversation; return a Conversation, a mapping with 'conversations', or raise RowError",
+        ),
         ("wrong_key", "returned the unknown key 'images'; did you mean 'image'?"),
     ],
 )
@@ -232,3 +235,18 @@ def test_the_root_of_relative_paths(tmp_path: Path) -> None:
     assert [slot.url for slot in first_row(path).images()] == [f"{data.parent}/pictures/p0.png"]
     with pytest.raises(ConfigError, match="root: must be a folder of this machine, not 's3://b'; write the URL into json_path"):
         load_mixture(path, ["root=s3://b"])
+
+
+def test_the_example_of_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of config/data/README.md about a function of one's own, as they stand there."""
+    page = (Path(__file__).resolve().parents[3] / "config" / "data" / "README.md").read_text(encoding="utf-8")
+    section = page.partition("## A function of your own")[2].partition("\n## ")[0]
+    (code,) = [block.partition("```")[0] for block in section.split("```python\n")[1:]]
+    (text,) = [block.partition("```")[0] for block in section.split("```yaml\n")[1:]]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").write_text(code)
+    try:
+        made = first_row(write_data(tmp_path, text))
+    finally:
+        sys.modules.pop("mine", None)
+    assert made.describe() == "human: Draw in ink style: Picture number 12. It is noise.\ngpt: <image_gen>"

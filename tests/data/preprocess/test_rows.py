@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
-from unmask.data.conversation import Conversation, ImageSlot, MicroConditions, Turn, Undrawn
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, from_llava
 from unmask.errors import RowError
 from unmask.randomness import keyed_generator
@@ -110,7 +110,8 @@ def test_the_number_of_attempts() -> None:
     """1 to 5, each as often as the others, and some attempt twice."""
     row = {**PLANNED, "negatives": ";".join("abcdefg"), "negative_reasons": ";".join("ABCDEFG")}
     shown = [
-        [slot.url for slot in made("text_to_image_with_plan", row, seed, add_feedback=True).images("image")] for seed in range(2000)
+        [slot.url for slot in made("text_to_image_with_plan", row, seed, add_feedback=True).images("image")]
+        for seed in range(2000)
     ]
     counts = [sum(len(each) == count for each in shown) / 2000 for count in range(1, 6)]
     assert sum(counts) == 1 and all(abs(share - 0.2) < 0.04 for share in counts)
@@ -195,7 +196,11 @@ def test_a_picture_in_a_later_turn_needs_none_before() -> None:
 def test_places_of_paths() -> None:
     pictures = ["b.jpg", "/abs/c.jpg", "s3://x/d.jpg"]
     row = {"image": pictures, "conversations": turns("<image><image><image>", "y")}
-    assert [slot.url for slot in made("llava", row, s3_prefix="s3://p/").images()] == ["s3://p/b.jpg", "/abs/c.jpg", "s3://x/d.jpg"]
+    assert [slot.url for slot in made("llava", row, s3_prefix="s3://p/").images()] == [
+        "s3://p/b.jpg",
+        "/abs/c.jpg",
+        "s3://x/d.jpg",
+    ]
 
 
 plain = st.text("abc <>[]_\n", min_size=1).filter(str.strip)
@@ -203,7 +208,9 @@ slots = st.builds(ImageSlot, st.sampled_from(["image", "image_gen_enc", "image_g
 
 
 @given(
-    st.lists(st.lists(st.one_of(slots, plain), min_size=1, max_size=4), min_size=2, max_size=4).filter(lambda each: len(each) % 2 == 0),
+    st.lists(st.lists(st.one_of(slots, plain), min_size=1, max_size=4), min_size=2, max_size=4).filter(
+        lambda each: len(each) % 2 == 0
+    ),
     st.sampled_from([0.0, 0.8]),
 )
 def test_a_mapping_and_back(spoken: list[list[ImageSlot | str]], rate: float) -> None:
@@ -225,4 +232,26 @@ KINDS = ("image", "image_gen_enc", "image_gen")
 def test_micro_conditions_of_a_stored_drawing() -> None:
     stored = {"image_gen": "a.jpg", "gen_score": [6.5], "conversations": turns("Draw. [[micro_conds_texts]]", "Sure <image_gen>")}
     assert from_llava(stored).turns[0] == Turn("human", ("Draw. ", MicroConditions(6.5)))
-    assert from_llava({"conversations": turns("Draw. [[micro_conds_texts]]", "No.")}).turns[0].parts == ("Draw. [[micro_conds_texts]]",)
+    assert from_llava({"conversations": turns("Draw. [[micro_conds_texts]]", "No.")}).turns[0].parts == (
+        "Draw. [[micro_conds_texts]]",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("text_to_image_with_plan", {**PLANNED, "grounding_text": "at <LOC_5>"}),
+        ("edit_with_plan", {**GPT, "grounding_text": "at <LOC_5>"}),
+        ("dense_grounding", {"s3_path": "a.jpg", "loc_caption": "at <LOC_5>"}),
+        ("referring_expression", {"s3_path": "a.jpg", "label": "x", "loc_string": "at <LOC_5>"}),
+        ("llava", {"conversations": turns("Where?", "at <LOC_5>")}),
+    ],
+)
+def test_where_coordinates_are_tokens(name: str, row: dict[str, Any]) -> None:
+    located = [part for turn in made(name, row).turns for part in turn.parts if isinstance(part, Located)]
+    assert located == [Located("at <LOC_5>")]
+
+
+def test_where_coordinates_are_words() -> None:
+    assert made("understanding", {"conversations": turns("Where?", "at <LOC_5>")}).turns[1].parts == ("at <LOC_5>",)
+    assert isinstance(made("text_to_image", {**PLANNED, "caption": "<LOC_5>"}).turns[0].parts[0], str)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from unmask.data.conversation import Conversation, ImageSlot, MicroConditions, Part, Turn, Undrawn
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Part, Turn, Undrawn
 from unmask.data.preprocess.base import Columns, Example, Row, preprocess
 from unmask.data.preprocess.cells import is_null, path_of, paths_of, text_of
 from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
@@ -115,7 +115,7 @@ def edit(  # noqa: PLR0913  (the published arguments)
         }
     ),
 )
-def edit_with_plan(  # noqa: PLR0913  (the published arguments)
+def edit_with_plan(
     row: Row,
     _rng: np.random.Generator,
     *,
@@ -133,7 +133,8 @@ def edit_with_plan(  # noqa: PLR0913  (the published arguments)
     kind = task if is_null(row.get("edit_type")) or row["edit_type"] == "" else text_of(row, "edit_type")
     ask = _ask(paths_of(row, "input_paths", s3_prefix), f"{text_of(row, 'instruction')}. {PLAN_REQUEST} ", None)
     image: Part = Undrawn() if plan_only else ImageSlot("image_gen", path_of(row, "output_paths", s3_prefix))
-    answer = Turn("gpt", (f"Sure {_REASONS.get(kind, _OTHER_REASON)} {text_of(row, 'grounding_text')} ", image))
+    plan = Located(text_of(row, "grounding_text"))
+    answer = Turn("gpt", (f"Sure {_REASONS.get(kind, _OTHER_REASON)} ", plan, " ", image))
     return Conversation(
         "",
         (ask, answer),

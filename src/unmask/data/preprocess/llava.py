@@ -2,7 +2,8 @@
 
     {"image": "a.png" or [...], "image_gen_enc": ..., "image_gen": ..., "conversations": [{"from": "human", "value": "<image>\\n..."}, ...]}
 
-Here, and only here, a placeholder in a text stands for a picture. The pictures of each kind are as many as the placeholders of that kind.
+Here, and only here, a placeholder in a text stands for a picture, and coordinates (`<LOC_5>`) are tokens. The pictures of each kind are
+as many as the placeholders of that kind.
 """
 
 import json
@@ -10,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from unmask.data.conversation import Conversation, ImageSlot, MicroConditions, Part, SlotKind, Speaker, Turn, Undrawn
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Part, SlotKind, Speaker, Turn, Undrawn
 from unmask.data.preprocess.cells import is_null, number_of, shown, with_prefix
 from unmask.errors import RowError, did_you_mean
 
@@ -22,6 +23,7 @@ _FLAGS = ("do_not_mask_text", "pad_image_gen", "reweight", "pixel_diff")
 _KEYS = ("id", *KINDS, "conversations", *_FLAGS, "gen_score", "hpsv2")
 _CONDITIONS, _UNDRAWN = "[[micro_conds_texts]]", "<image_gen_fake>"
 _PLACEHOLDER = re.compile(r"<image_gen_fake>|<image_gen_enc>|<image_gen>|<image>|\[\[micro_conds_texts\]\]")
+_COORDINATES = re.compile(r"<LOC_\w+>|</?box_p>")
 _SPEAKERS: dict[str, Speaker] = {"human": "human", "gpt": "gpt"}
 
 
@@ -38,7 +40,7 @@ def from_llava(mapping: Mapping[str, Any], prefix: str = "", kinds: tuple[SlotKi
     Args:
         mapping: keys that are absent or null have no picture and no flag.
         prefix: joined before relative paths.
-        kinds: the pictures that there may be; placeholders of others are text.
+        kinds: the pictures that there may be; if these are not all, other placeholders and coordinates are text.
 
     Raises:
         RowError: turns that are none, or that do not alternate; placeholders that are more or fewer than the pictures.
@@ -56,6 +58,9 @@ def from_llava(mapping: Mapping[str, Any], prefix: str = "", kinds: tuple[SlotKi
     drawn = bool(urls.get("image_gen")) or any(_UNDRAWN in text for _, text in turns)
     waiting = {kind: iter(pictures) for kind, pictures in urls.items()}
 
+    def located(piece: Part) -> Part:
+        return Located(piece) if kinds == KINDS and isinstance(piece, str) and _COORDINATES.search(piece) else piece
+
     def part(word: str) -> Part:
         if word == _CONDITIONS:
             return conditions if drawn and "image_gen" in kinds else word
@@ -64,7 +69,7 @@ def from_llava(mapping: Mapping[str, Any], prefix: str = "", kinds: tuple[SlotKi
         kind = next((kind for kind in waiting if word == f"<{kind}>"), None)
         return word if kind is None else ImageSlot(kind, next(waiting[kind]))
 
-    made = tuple(Turn(speaker, _parts(text, part)) for speaker, text in turns)
+    made = tuple(Turn(speaker, tuple(map(located, _parts(text, part)))) for speaker, text in turns)
     flags = {name: _flag(mapping, name) for name in _FLAGS}
     return Conversation(
         "",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unmask.data.conversation import Conversation, ImageSlot, Part, Turn, Undrawn
+from unmask.data.conversation import Conversation, ImageSlot, Located, Part, Turn, Undrawn
 from unmask.data.preprocess.base import Columns, Example, Row, preprocess
 from unmask.data.preprocess.cells import joined_texts_of, path_of, text_of, with_prefix
 from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
@@ -113,7 +113,7 @@ def _planned(row: Row, caption: str, rest: tuple[Part, ...], prefix: str, *, pla
     ask = (f"Generate an image with the caption: {caption} ", conditions_of(row))
     if no_plan:
         return Conversation("", (Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))))
-    answer = Turn("gpt", (f"{_PLAN}{text_of(row, 'grounding_text')} ", image))
+    answer = Turn("gpt", (_PLAN, Located(text_of(row, "grounding_text")), " ", image))
     turns = (Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), answer)
     return Conversation("", turns, visible_text_rate=0.0 if plan_only else VISIBLE_TEXT_RATE)
 

@@ -1,5 +1,11 @@
-"""`unmask data functions`: what every preprocess function reads, takes and says."""
+"""What every preprocess function reads, takes and says.
 
+unmask data functions                    all of them: columns, options
+unmask data functions text_to_image      one, with a row and what it becomes
+unmask data functions --json             all that they declare, for programs
+"""
+
+import argparse
 import json
 from collections.abc import Iterable
 
@@ -10,21 +16,25 @@ from rich.text import Text
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Description, Preprocess, find_preprocess
 
 
-def show_functions(name: str | None, as_json: bool, console: Console) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which function, and how to print it."""
+    parser.add_argument("name", nargs="?", help="one function: a registered name, or module:function (default: all)")
+    parser.add_argument("--json", action="store_true", help="for programs: all that is declared, with an example")
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
     """Print one function in full, or all of them.
 
     Raises:
         ConfigError: there is no function of that name.
     """
-    chosen = (
-        distinct(PREPROCESS_FUNCTIONS.get(each) for each in PREPROCESS_FUNCTIONS) if name is None else [find_preprocess(name)]
-    )
+    every = (PREPROCESS_FUNCTIONS.get(name) for name in PREPROCESS_FUNCTIONS)
+    chosen = distinct(every) if options.name is None else [find_preprocess(options.name)]
     described = [function.describe() for function in chosen]
-    if as_json:
-        console.print(
-            json.dumps([each.as_dict() for each in described], ensure_ascii=False, indent=2), markup=False, soft_wrap=True
-        )
-    elif name is None:
+    if options.json:
+        text = json.dumps([each.as_dict() for each in described], ensure_ascii=False, indent=2)
+        console.print(text, markup=False, soft_wrap=True)
+    elif options.name is None:
         console.print(_table(described))
         console.print("One in full, with an example: unmask data functions NAME", markup=False)
     else:

@@ -28,11 +28,15 @@ def test_one_in_full(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all(capsys: pytest.CaptureFixture[str]) -> None:
-    text = "".join(said(capsys).split())
-    assert "negative_reasonsifadd_feedback" in text and "edit_with_plan" in text
+    text = " ".join(said(capsys).split())
+    assert (
+        "negative_reasons (if add_feedback)" in text
+        and "caption (or as caption_key says)" in text
+        and all(name in text for name in PREPROCESS_FUNCTIONS)
+    )
 
 
 def test_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "functions", "grandef"]) == 1
-    assert "unknown preprocess function 'grandef'; did you mean" in capsys.readouterr().err
+    assert main(["data", "functions", "text_to_imag"]) == 1
+    assert "unknown preprocess function 'text_to_imag'; did you mean 'text_to_image'?" in capsys.readouterr().err
     assert main(["data", "functions", "no_module_of_that_name:f"]) == 1

@@ -55,7 +55,7 @@ def written() -> Iterator[str]:
     """What each function reads, takes and says."""
     for function in distinct(PREPROCESS_FUNCTIONS.get(name) for name in PREPROCESS_FUNCTIONS):
         about = function.describe()
-        published = f" (published: {', '.join(f'`{name}`' for name in about.names[1:])})" if about.names[1:] else ""
+        published = f" (also {', '.join(f'`{name}`' for name in about.names[1:])})" if about.names[1:] else ""
         assert about.conversation is not None
         yield f"**`{about.names[0]}`**{published}: {about.summary}\n"
         yield f"- columns: {columns_in_words(about)}\n- options: {options_in_words(about)}\n"

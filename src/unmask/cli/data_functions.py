@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Description, Preprocess, find_preprocess
@@ -35,10 +34,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
         text = json.dumps([each.as_dict() for each in described], ensure_ascii=False, indent=2)
         console.print(text, markup=False, soft_wrap=True)
     elif options.name is None:
-        console.print(_table(described))
+        for about in described:
+            _print_one(about, console, example=False)
+            console.print()
         console.print("One in full, with an example: unmask data functions NAME", markup=False)
     else:
-        _print_one(described[0], console)
+        _print_one(described[0], console, example=True)
 
 
 def distinct(functions: Iterable[Preprocess]) -> list[Preprocess]:
@@ -48,11 +49,24 @@ def distinct(functions: Iterable[Preprocess]) -> list[Preprocess]:
 
 def columns_in_words(about: Description) -> str:
     """The columns, those that depend on an argument with it."""
-    words = [f"{column} (picture)" if column in about.images else column for column in about.required]
+    words = [_column(about, column) for column in about.required]
     for condition, columns in about.given.items():
-        words += [f"{each}{' (picture)' if each in about.images else ''} if {condition}" for each in columns]
-    words += [f"{column} (optional{', picture' if column in about.images else ''})" for column in about.optional]
+        words += [_column(about, column, condition) for column in columns]
+    words += [_column(about, column, "there") for column in about.optional]
     return ", ".join(words) or "every column of the file"
+
+
+def _column(about: Description, column: str, condition: str = "") -> str:
+    """A column by its name, or by its default name and the argument that names it."""
+    argument = column.strip("{}") if column.startswith("{") else None
+    name = about.options[argument]["default"] if argument else column
+    remarks = ["picture"] if column in about.images else []
+    if argument:
+        remarks.append(f"or as {argument} says" if name else "only if it is given")
+    if condition:
+        remarks.append(f"if {condition}")
+    said = "; ".join(remarks)
+    return f"{name or argument} ({said})" if said else str(name)
 
 
 def options_in_words(about: Description) -> str:
@@ -65,21 +79,13 @@ def options_in_words(about: Description) -> str:
     return ", ".join(words) or "-"
 
 
-def _table(described: Iterable[Description]) -> Table:
-    table = Table(*(Column(header, overflow="fold") for header in ("function", "columns", "options", "what it makes")))
-    for about in described:
-        names = "\n".join(about.names)
-        table.add_row(*map(Text, (names, columns_in_words(about), options_in_words(about), about.summary)), end_section=True)
-    return table
-
-
-def _print_one(about: Description, console: Console) -> None:
+def _print_one(about: Description, console: Console, *, example: bool) -> None:
     console.print(Text(", ".join(about.names), "bold"))
     console.print(Text(about.summary))
     console.print(Text(f"columns: {columns_in_words(about)}"))
     console.print(Text(f"options: {options_in_words(about)}"))
     for choice in about.random_choices:
         console.print(Text(f"random:  {choice}"))
-    if about.conversation is not None:
+    if example and about.conversation is not None:
         console.print(Text(f"\na row {json.dumps(about.row, ensure_ascii=False, indent=2)}"), soft_wrap=True)
         console.print(Text(f"becomes {json.dumps(about.conversation, ensure_ascii=False, indent=2)}"), soft_wrap=True)

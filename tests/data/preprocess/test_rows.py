@@ -255,3 +255,34 @@ def test_where_coordinates_are_tokens(name: str, row: dict[str, Any]) -> None:
 def test_where_coordinates_are_words() -> None:
     assert made("understanding", {"conversations": turns("Where?", "at <LOC_5>")}).turns[1].parts == ("at <LOC_5>",)
     assert isinstance(made("text_to_image", {**PLANNED, "caption": "<LOC_5>"}).turns[0].parts[0], str)
+
+
+cells = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=3),
+    st.lists(st.one_of(st.none(), st.text(max_size=3), st.dictionaries(st.sampled_from(["from", "value"]), st.text()))),
+    st.sampled_from(["a.jpg", "a;b", "<image>", json.dumps(TURNS), [TURNS], {}]),
+)
+
+
+@pytest.mark.parametrize("name", sorted({PREPROCESS_FUNCTIONS.get(name).names[0] for name in PREPROCESS_FUNCTIONS}))
+@given(data=st.data())
+def test_any_row_is_a_conversation_or_refused(name: str, data: st.DataObject) -> None:
+    """Whatever stands in one or two of the cells of a good row, and whichever switches are on."""
+    function = PREPROCESS_FUNCTIONS.get(name)
+    about = function.describe()
+    switches = [argument for argument, default in function.arguments({}).items() if isinstance(default, bool)]
+    kwargs = {argument: data.draw(st.booleans(), argument) for argument in switches}
+    columns = sorted({*(about.row or {}), *function.optional})
+    changed = data.draw(st.dictionaries(st.sampled_from(columns), cells, min_size=1, max_size=2))
+    try:
+        conversation = function({**(about.row or {}), **changed}, keyed_generator(data.draw(st.integers(0, 20))), kwargs)
+    except RowError as error:
+        assert "\n" not in str(error) or "\n" in repr(changed)
+        return
+    assert conversation.turns and json.dumps(conversation.to_llava(markers=True))
+    assert all(slot.url.strip() for slot in conversation.images())

@@ -30,14 +30,12 @@ class Columns:
         optional: columns it uses if they are there.
         images: those that hold paths of pictures.
         given: columns required only if an argument is on; a key `not x` stands for the argument `x` being off.
-        every: it reads whatever the file has.
     """
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    every: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,39 +83,27 @@ class Preprocess:
     """A function `f(row, rng, **arguments)` that returns a `Conversation`, or a mapping in LLaVA form, and what it declares.
 
     Attributes:
-        reads: the columns.
+        columns: columns that a record file must have, as declared (see `Columns`).
+        optional: columns it uses if they are there.
+        images: those that hold paths of pictures.
         random_choices: what it takes from its generator, in words and in order.
+        given: columns required only if an argument is on, or off.
+        reads_every_column: it declares nothing, and is handed all that the file has.
         names: what it is registered as.
         excludes: pairs of arguments of which one at most may be on.
         example: a row it understands.
     """
 
     function: Function
-    reads: Columns
+    columns: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     random_choices: tuple[str, ...] = ()
+    given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reads_every_column: bool = False
     names: tuple[str, ...] = ()
     excludes: tuple[tuple[str, str], ...] = ()
     example: Example | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns it always needs, as declared."""
-        return self.reads.required
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """The columns it uses if they are there."""
-        return self.reads.optional
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """The columns that hold paths of pictures."""
-        return self.reads.images
-
-    @property
-    def reads_every_column(self) -> bool:
-        """Whether it declares nothing and is handed all that the file has."""
-        return self.reads.every
 
     @cached_property
     def _parameters(self) -> dict[str, inspect.Parameter]:
@@ -175,8 +161,8 @@ class Preprocess:
     def required_columns(self, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """Columns that a record file must have."""
         arguments = self.arguments(kwargs)
-        columns = [column.format(**arguments) for column in self.reads.required]
-        for condition, more in self.reads.given.items():
+        columns = [column.format(**arguments) for column in self.columns]
+        for condition, more in self.given.items():
             if bool(arguments.get(condition.removeprefix("not "))) is not condition.startswith("not "):
                 columns += [column.format(**arguments) for column in more]
         return tuple(dict.fromkeys(column for column in columns if column))
@@ -210,7 +196,7 @@ class Preprocess:
             if name in self._choices:
                 options[name]["choices"] = list(self._choices[name])
         summary = (inspect.getdoc(self.function) or "").partition("\n")[0]
-        declared = (self.reads.required, self.reads.optional, self.reads.images, dict(self.reads.given))
+        declared = (self.columns, self.optional, self.images, dict(self.given))
         about = (self.names, summary, *declared, options, self.random_choices)
         if self.example is None:
             return Description(*about)
@@ -245,7 +231,17 @@ def preprocess(
     reads = columns if isinstance(columns, Columns) else Columns(columns, optional, images)
 
     def store(function: Function) -> Function:
-        made = Preprocess(function, reads, random_choices, names or (function.__name__,), excludes, example)
+        made = Preprocess(
+            function,
+            reads.required,
+            reads.optional,
+            reads.images,
+            random_choices,
+            given=reads.given,
+            names=names or (function.__name__,),
+            excludes=excludes,
+            example=example,
+        )
         PREPROCESS_FUNCTIONS.register(*made.names)(made)
         return function
 

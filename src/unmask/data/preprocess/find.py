@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from unmask.data.preprocess.base import PREPROCESS_FUNCTIONS, Columns, Function, Preprocess
+from unmask.data.preprocess.base import PREPROCESS_FUNCTIONS, Function, Preprocess
 from unmask.errors import ConfigError, did_you_mean
 
 ENTRY_POINTS = "unmask.preprocess"
@@ -78,7 +78,7 @@ def _declared(function: object, name: str) -> Preprocess:
     if not callable(function):
         raise ConfigError(f"'{name}' is {type(function).__name__}, not a function", fix="name a function f(row, rng)")
     _check_signature(function, name)
-    return Preprocess(function, Columns(every=True), names=(name,))
+    return Preprocess(function, reads_every_column=True, names=(name,))
 
 
 def _check_signature(function: Function, name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.golden_folder import needs_golden
+from tests.golden_folder import FOLDER, needs_golden
 from tests.model.test_published_numbers import CONFIG, case, error
 from tests.published import (
     BASE_IDS,
@@ -61,6 +61,26 @@ def test_the_published_systems_tiny_model_goes_round(tmp_path: Path, shard_bytes
     assert made.keys() - given.keys() == {"torch_dtype", "vision_config"}
     convert(str(tmp_path / "theirs"), tmp_path / "again", Options(hints=Hints(tokenizer="none")))
     assert_same_bits(tensors(tmp_path / "ours"), tensors(tmp_path / "again"))
+
+
+@needs_golden
+def test_the_folder_of_published_numbers_is_read_as_it_lies_there(tmp_path: Path) -> None:
+    """`weights.safetensors`, `siglip_config.json`, `vqvae_config.json`: the layout of the folders of numbers to match."""
+    convert(str(FOLDER / "tiny"), tmp_path / "ours", Options(hints=Hints(tokenizer="none")))
+    convert(str(tmp_path / "ours"), tmp_path / "back", Options(to="lavida-o"))
+    assert_same_bits(tensors(FOLDER / "tiny"), tensors(tmp_path / "back"))
+
+
+def test_an_image_tokenizer_that_is_given_takes_the_place_of_the_checkpoints(tmp_path: Path) -> None:
+    published = write_lavida_o(tmp_path / "published")
+    vq = write_vq(tmp_path / "vq")
+    other = {name: value + 1 for name, value in image_tokenizer_weights().items()}
+    save_file(other, vq / "diffusion_pytorch_model.safetensors")
+    report = convert(str(published), tmp_path / "ours", Options(hints=Hints(vq=str(vq))))
+    assert_same_bits(tensors(tmp_path / "ours" / "vqvae", VQ_BASE), other)
+    assert {each.why for each in report.left_out} == {"the image tokenizer of --vq in its place"} and len(report.left_out) == len(
+        other
+    )
 
 
 @needs_golden

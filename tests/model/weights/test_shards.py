@@ -64,13 +64,14 @@ def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_one_file_of_any_name_will_do_and_two_will_not(tmp_path: Path) -> None:
-    save_file({"x": torch.ones(1)}, tmp_path / "weights.safetensors")
+    save_file({"x": torch.ones(1)}, tmp_path / "any.safetensors")
     assert list(scan(tmp_path)) == ["x"]
     save_file({"y": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="there are 2 safetensors files, but no model.safetensors.index.json"):
         scan(tmp_path)
-    save_file({"z": torch.ones(1)}, tmp_path / "model.safetensors")
-    assert list(scan(tmp_path)) == ["z"]
+    for usual in ("weights", "model"):
+        save_file({usual: torch.ones(1)}, tmp_path / f"{usual}.safetensors")
+        assert list(scan(tmp_path)) == [usual]
 
 
 def test_a_file_that_is_gone_or_cut_after_it_was_looked_at(tmp_path: Path) -> None:

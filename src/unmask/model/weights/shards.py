@@ -47,7 +47,8 @@ def scan(folder: Path, base: str = "model") -> dict[str, Stored]:
     """Every tensor of a folder, by name.
 
     Args:
-        folder: holds `BASE.safetensors`, or shards with `BASE.safetensors.index.json`, or a single file of any name.
+        folder: holds `BASE.safetensors`, or shards with `BASE.safetensors.index.json`, or `weights.safetensors`, or a single file of any
+            name.
         base: the usual name of its weights.
 
     Raises:
@@ -57,8 +58,10 @@ def scan(folder: Path, base: str = "model") -> dict[str, Stored]:
     if index.is_file():
         return _scan_index(index)
     files = sorted(folder.glob("*.safetensors"))
-    if (folder / f"{base}.safetensors").is_file():
-        files = [folder / f"{base}.safetensors"]
+    for usual in (f"{base}.safetensors", "weights.safetensors"):
+        if folder / usual in files:
+            files = [folder / usual]
+            break
     if len(files) == 1:
         return scan_file(files[0])
     if files:

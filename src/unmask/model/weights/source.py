@@ -153,6 +153,7 @@ def _open_published(folder: Path, name: str, hints: Hints) -> Opened:
     if kind == "lavida":
         lacking = {ours for theirs, ours in our_names(shapes).items() if theirs not in rest and ours in lavida.OPTIONAL}
         shapes = {ours: shape for ours, shape in shapes.items() if ours not in lacking}
+    replaced = [name for name in kept if name.startswith(VQ_PREFIX) and hints.vq]
     names = our_names(shapes)
     _match(
         {name: each.shape for name, each in rest.items()},
@@ -170,8 +171,9 @@ def _open_published(folder: Path, name: str, hints: Hints) -> Opened:
         config=sized if kind == "lavida-o" else None,
         published=config,
         tokenizer=find_tokenizer(folder, hints.tokenizer),
-        left_out=tuple(
-            LeftOut(each, stored[each].shape, "no parameter of the model, or ignored as asked") for each in sorted(left)
+        left_out=(
+            *(LeftOut(each, stored[each].shape, "no parameter of the model, or ignored as asked") for each in sorted(left)),
+            *(LeftOut(each, stored[each].shape, "the image tokenizer of --vq in its place") for each in sorted(replaced)),
         ),
     )
 
@@ -189,30 +191,31 @@ def _sized(
     vision = None
     blind = config.get("mm_vision_tower") is None and not siglip_names(rest)
     if kind == "lavida" or (kind == "lavida-o" and not blind):
-        given = (
-            config_json.read_json(hub.folder(hints.vision, "config.json", where="--vision") / "config.json")
-            if hints.vision
-            else {}
-        )
+        file = folder / "siglip_config.json"
+        if hints.vision:
+            file = hub.folder(hints.vision, "config.json", where="--vision") / "config.json"
+        given = config_json.read_json(file) if hints.vision or file.is_file() else {}
         siglip = siglip_names(rest)
         vision = config_json.vision_config(config, siglip, given, where)
     vq_config = ImageTokenizerConfig(num_codes=1, block_channels=(1,), layers_per_block=1, latent_channels=1, norm_groups=1)
     found = dict(vq)
     if kind == "lavida-o":
         vq_folder = vq_folder_of(hints.vq, "--vq") if hints.vq else folder / "vqvae"
-        if not (vq_folder / "config.json").is_file():
+        flat = folder / "vqvae_config.json"
+        file = flat if flat.is_file() and not hints.vq else vq_folder / "config.json"
+        if not file.is_file():
             raise CheckpointError(
                 "there is no vqvae/config.json, which says how the image tokenizer is built",
                 where=str(folder),
                 fix="download the vqvae folder too, or give --vq FOLDER",
             )
-        vq_config = config_json.image_tokenizer_config(vq_folder / "config.json")
+        vq_config = config_json.image_tokenizer_config(file)
     try:
         sized = config_json.lavida_o_config(config, name, vision, vq_config)
     except ValueError as error:
         raise CheckpointError(str(error), where=where, fix="use the published file") from None
     if kind == "lavida-o":
-        found = found or scan(vq_folder, VQ_BASE)
+        found = scan(vq_folder, VQ_BASE) if hints.vq or not found else found
         match_image_tokenizer(found, sized, vq_folder)
     return sized, found
 

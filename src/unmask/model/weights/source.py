@@ -146,14 +146,13 @@ def _open_published(folder: Path, name: str, hints: Hints) -> Opened:
     config_json.check(kind, config, where)
     left = {each for each in stored if each.endswith(IGNORED) or any(fnmatch(each, pattern) for pattern in hints.ignore)}
     kept = {name: each for name, each in stored.items() if name not in left}
-    vq = {name.removeprefix(VQ_PREFIX): each for name, each in kept.items() if name.startswith(VQ_PREFIX)}
-    rest = {name: each for name, each in kept.items() if not name.startswith(VQ_PREFIX)}
-    sized, vq = _sized(kind, config, rest, vq, (folder, name, hints))
+    inside = {each for each in kept if kind == "lavida-o" and each.startswith(VQ_PREFIX)}
+    rest = {each: kept[each] for each in kept if each not in inside}
+    sized, vq = _sized(kind, config, rest, {each.removeprefix(VQ_PREFIX): kept[each] for each in inside}, (folder, name, hints))
     shapes = {ours: shape for ours, shape in model_shapes(sized).items() if kind_holds(kind, ours)}
     if kind == "lavida":
         lacking = {ours for theirs, ours in our_names(shapes).items() if theirs not in rest and ours in lavida.OPTIONAL}
         shapes = {ours: shape for ours, shape in shapes.items() if ours not in lacking}
-    replaced = [name for name in kept if name.startswith(VQ_PREFIX) and hints.vq]
     names = our_names(shapes)
     _match(
         {name: each.shape for name, each in rest.items()},
@@ -173,7 +172,10 @@ def _open_published(folder: Path, name: str, hints: Hints) -> Opened:
         tokenizer=find_tokenizer(folder, hints.tokenizer),
         left_out=(
             *(LeftOut(each, stored[each].shape, "no parameter of the model, or ignored as asked") for each in sorted(left)),
-            *(LeftOut(each, stored[each].shape, "the image tokenizer of --vq in its place") for each in sorted(replaced)),
+            *(
+                LeftOut(each, stored[each].shape, "the image tokenizer of --vq in its place")
+                for each in sorted(inside if hints.vq else ())
+            ),
         ),
     )
 

@@ -37,7 +37,10 @@ class LoadedStep:
 
 @dataclass(frozen=True)
 class Division:
-    """How a step's slots are divided: `global_size` = `world` ranks x `accumulation` micro-batches x `per_device` samples."""
+    """How a step is divided: `global_size` = `world` ranks x `accumulation` micro-batches x `per_device` samples.
+
+    A step of a group with a batch factor holds fewer or more; every micro-batch of it then has the same other number.
+    """
 
     global_size: int
     per_device: int
@@ -56,8 +59,11 @@ class Division:
 
     def mine(self, draws: Sequence[Draw]) -> list[Sequence[Draw]]:
         """This rank's draws, one piece for each micro-batch."""
-        starts = [(number * self.world + self.rank) * self.per_device for number in range(self.accumulation)]
-        return [draws[start : start + self.per_device] for start in starts]
+        size, rest = divmod(len(draws), self.world * self.accumulation)
+        if rest or not size:
+            raise ValueError(f"{self} does not divide {len(draws)} draws without rest")
+        starts = [(number * self.world + self.rank) * size for number in range(self.accumulation)]
+        return [draws[start : start + size] for start in starts]
 
 
 class Loader:
@@ -106,7 +112,7 @@ class Loader:
             self._exchange = None
 
     def _pieces(self, state: OrderState) -> tuple[list[Sequence[Draw]], OrderState]:
-        draws, after = self._order.step(state, self._division.global_size)
+        draws, after = self._order.step(state, self._division.global_size, self._division.per_device)
         return self._division.mine(draws), after
 
     def _inline(self) -> Iterator[LoadedStep]:

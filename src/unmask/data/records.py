@@ -154,16 +154,27 @@ class Mixture:
         cache: folder of the built tables.
         seed: of the order and of everything random in a sample.
         mode: how groups share a step.
+        total_steps: of the run; weights that move need it.
     """
 
-    def __init__(self, spec: MixtureSpec, folder: Path, cache: Path, seed: int, mode: MixingMode = "mixed") -> None:
+    def __init__(
+        self,
+        spec: MixtureSpec,
+        folder: Path,
+        cache: Path,
+        seed: int,
+        mode: MixingMode = "mixed",
+        total_steps: int | None = None,
+    ) -> None:
         self.spec, self.seed = spec, seed
         self.datasets = [Dataset(entry, folder, cache, seed) for entry in spec.datasets]
         self.groups: dict[str, list[Dataset]] = {group: [] for group in spec.groups}
         for dataset in self.datasets:
             self.groups[dataset.spec.length_group].append(dataset)
         sizes = {group: sum(map(len, members)) for group, members in self.groups.items()}
-        self.order = Order(sizes, {group: spec.weight(group) for group in sizes}, seed, mode)
+        weights = {group: spec.weight(group) for group in sizes}
+        factors: dict[str, float] = getattr(spec, "batch_sizes", {})
+        self.order = Order(sizes, weights, seed, mode, batch_factors=factors, total_steps=total_steps)
 
     def record(self, draw: Draw) -> tuple[Dataset, Record]:
         """The record of a draw and its data set."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from unmask.data.batch import Batch
 from unmask.data.order import Draw, Order, OrderState
@@ -28,11 +29,21 @@ MAX_DEATHS = 3
 
 @dataclass(frozen=True)
 class LoadedStep:
-    """One step's micro-batches for this rank, the rows that were replaced, and the state to resume after it."""
+    """One step for this rank.
+
+    Attributes:
+        batches: its micro-batches.
+        faults: the rows that were replaced.
+        state: to resume after it.
+        retries: how often storage was asked again.
+        notes: what the user should know, each said with every step that it holds for.
+    """
 
     batches: tuple[Batch, ...]
     faults: tuple[Fault, ...]
     state: OrderState
+    retries: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,16 +176,27 @@ class _Pending:
     futures: "list[Future[str]]"
 
 
-_Built = tuple[Batch, list[Fault]]
+class _Built(NamedTuple):
+    batch: Batch
+    faults: list[Fault]
+    retries: int
+    notes: tuple[str, ...]
 
 
 def _loaded(built: Sequence[_Built], state: OrderState) -> LoadedStep:
-    return LoadedStep(tuple(batch for batch, _ in built), tuple(fault for _, faults in built for fault in faults), state)
+    return LoadedStep(
+        tuple(each.batch for each in built),
+        tuple(fault for each in built for fault in each.faults),
+        state,
+        sum(each.retries for each in built),
+        tuple(dict.fromkeys(note for each in built for note in each.notes)),
+    )
 
 
 def _build(builder: SampleBuilder, piece: Sequence[Draw]) -> _Built:
+    before = builder.retries
     samples, faults = builder.build(piece)
-    return Batch.pack(samples), faults
+    return _Built(Batch.pack(samples), faults, builder.retries - before, builder.notes)
 
 
 def _taken(name: str) -> _Built:

@@ -207,7 +207,9 @@ class Order:
         if not weights.max() > 0:
             names = ", ".join(f"'{name}'" for name in self._names)
             fix = "give one of them a weight above 0 there"
-            raise ConfigError(f"every group ({names}) has weight 0 at step {step}: nothing can be drawn", where="weights", fix=fix)
+            raise ConfigError(
+                f"every group ({names}) has weight 0 at step {step}: nothing can be drawn", where="weights", fix=fix
+            )
         shares = weights / weights.max()
         if self.mode == "mixed":
             shares = shares * self._factors / max(self._factors)

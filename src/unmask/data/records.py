@@ -92,7 +92,7 @@ class Dataset:
         try:
             made = self.spec.function(record.values, rng, self.spec.process_fn_kwargs)
         except RowError as error:
-            raise RowError(error.what, where=str(record.source)) from None
+            raise type(error)(error.what, where=str(record.source)) from None
         turns = tuple(
             Turn(turn.speaker, tuple(self._whole(part, record) if isinstance(part, ImageSlot) else part for part in turn.parts))
             for turn in made.turns

@@ -89,7 +89,9 @@ class Archives:
                         self._list(archive, stat, path)
             except (OSError, sqlite3.OperationalError) as error:
                 what = f"the list of its members cannot be kept in {self._folder} ({error})"
-                raise BadRequest(what, where=shown(archive), fix="free some space there, or choose another loader.cache") from None
+                raise BadRequest(
+                    what, where=shown(archive), fix="free some space there, or choose another loader.cache"
+                ) from None
         with self._lock:
             self._lists[archive] = (path, stat)
 
@@ -116,7 +118,9 @@ class Archives:
             with closing(sqlite3.connect(draft)) as database, database:
                 database.execute("CREATE TABLE members (name BLOB PRIMARY KEY, start INTEGER, length INTEGER) WITHOUT ROWID")
                 rows = ((_bytes(name), *place) for name, place in _members(_Ranges(self._store, archive, stat.size), archive))
-                database.executemany("INSERT OR REPLACE INTO members VALUES (?, ?, ?)", rows)  # of two, the later counts, as in tar
+                database.executemany(
+                    "INSERT OR REPLACE INTO members VALUES (?, ?, ?)", rows
+                )  # of two, the later counts, as in tar
             os.replace(draft, path)
         finally:
             with suppress(OSError):

@@ -14,8 +14,8 @@ from unmask.storage.cache import ObjectCache
 from unmask.storage.faults import ObjectError, Outage, TimedOut
 from unmask.storage.object_store import ObjectStore
 
-FIRST_SHARE, NEXT_SHARE = 2 / 3, 1 / 6
-"""The shares of a piece's time that its own objects may take, and each round of their replacements."""
+FIRST_SHARE, TRY_SHARE, NEXT_SHARE = 2 / 3, 1 / 3, 1 / 6
+"""The shares of a piece's time that its own objects may take, one try of one of them, and each round of their replacements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +25,16 @@ class FetchConfig:
     Attributes:
         seconds: the longest that a piece waits for storage in all.
         in_flight: requests at a time and process.
-        archives: folder of the lists of members of tar archives.
         cache: folder that keeps what was fetched; None keeps nothing.
         cache_bytes: what that folder holds at most.
+        archives: folder of the lists of members of tar archives.
     """
 
-    archives: Path
     seconds: float = 30.0
     in_flight: int = 64
     cache: Path | None = None
     cache_bytes: int = 100 * 10**9
+    archives: Path = Path("~/.cache/unmask/archives")
 
 
 class Patience:
@@ -105,9 +105,9 @@ class Fetcher:
 
     def __init__(self, options: dict[str, str], config: FetchConfig) -> None:
         self.config = config
-        self.store = ObjectStore(options, try_seconds=config.seconds * FIRST_SHARE)
-        self.archives = Archives(self.store, config.archives)
-        self.cache = None if config.cache is None else ObjectCache(config.cache, config.cache_bytes)
+        self.store = ObjectStore(options, try_seconds=config.seconds * TRY_SHARE)
+        self.archives = Archives(self.store, config.archives.expanduser())
+        self.cache = None if config.cache is None else ObjectCache(config.cache.expanduser(), config.cache_bytes)
         self._endpoint = self.store.options.get("endpoint", "")
 
     @property
@@ -177,5 +177,3 @@ class Fetcher:
             raise TimedOut("its turn did not come in time", where=shown(url))
         parts = split_member(url)
         return self.store.get(url, seconds) if parts is None else self.archives.get(*parts, seconds)
-
-

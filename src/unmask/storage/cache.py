@@ -89,8 +89,9 @@ class ObjectCache:
         with open(self.folder / "lock", "ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return  # another process is at it
+            except BlockingIOError:  # another process is at it; it may be killed before it is done
+                self._unchecked = self.max_bytes
+                return
             self._trim()
 
     def _trim(self) -> None:

@@ -31,12 +31,14 @@ class FaultyProxy:
         scripts: key (the path without the slash before it, decoded) -> faults.
         seen: requests by key.
         down: while it is true, every request gets a 503.
+        down_after: goes down after that many requests in all.
     """
 
     endpoint: str
     scripts: dict[str, tuple[Sequence[str], bool]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     down: bool = False
+    down_after: int | None = None
     _ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -57,6 +59,8 @@ class FaultyProxy:
             number = self.seen[key]
             self.seen[key] += 1
             faults, forever = self.scripts.get(key, ((), False))
+            if self.down_after is not None and self.seen.total() > self.down_after:
+                self.down = True
         if self.down:
             return "503"
         if number < len(faults):

@@ -9,9 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.faulty_proxy import faulty_proxy
 from tests.runs import losses, start, write_run
+from tests.s3_server import find_rclone, serve_s3
 from unmask.errors import CheckpointError, ConfigError, FaultBudgetError, TrainingError
 from unmask.model.weights import native
+from unmask.storage.faults import Outage
 from unmask.train.config import load_stage
 from unmask.train.engine import train
 
@@ -174,3 +177,32 @@ def test_user_mistakes(stage_file: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="more than one process is not built yet"):
         run(stage_file, tmp_path / "e")
+
+
+@pytest.mark.skipif(find_rclone() is None, reason="rclone is not installed")
+def test_an_outage_stops_the_run_and_the_same_command_goes_on(stage_file: Path, tmp_path: Path) -> None:
+    """Nothing is replaced while storage is away: the losses are bit for bit those of a run that had no trouble."""
+    rows = stage_file.parent / "data"
+    with serve_s3(stage_file.parent) as server, faulty_proxy(server.endpoint) as proxy:
+        options = "".join(f"      {name}: '{value}'\n" for name, value in proxy.options(server.options).items())
+        text = (rows / "data.yaml").read_text().replace("json_path: ", f"json_path: {rows}/")
+        storage = f"    image_root: s3://data\n    storage_options:\n{options}"
+        data = tmp_path / "data.yaml"
+        data.write_text(
+            text.replace("    length_group: one\n", "    length_group: one\n" + storage).replace(
+                "    length_group: two\n", "    length_group: two\n" + storage
+            )
+        )
+        overrides = (f"data={data}", "loader.fetch_seconds=2", "steps=10")
+        expected = run(stage_file, tmp_path / "whole", *overrides)
+        proxy.down_after = proxy.seen.total() // 2
+        proxy.seen.clear()
+        with pytest.raises(Outage, match=r"storage does not answer: s3://data at http://127.* gave nothing within 2 s") as caught:
+            run(stage_file, tmp_path / "run", *overrides)
+        assert caught.value.exit_code == 3
+        done = losses(tmp_path / "run")
+        assert 1 < len(done) < 10 and native.find(tmp_path / "run").name == f"step-{len(done):08d}"
+        proxy.down_after, proxy.down = None, False
+        proxy.seen.clear()
+        assert run(stage_file, tmp_path / "run", *overrides) == expected
+        assert (tmp_path / "run" / "faults.jsonl").read_text() == ""

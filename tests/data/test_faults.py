@@ -1,4 +1,4 @@
-"""The whole way from a bucket to batches when things go wrong: a real S3 server behind a proxy that misbehaves, and rows that cannot be used."""
+"""From a bucket to batches when things go wrong: a real S3 server behind a proxy that misbehaves, and rows that cannot be used."""
 
 import json
 import os

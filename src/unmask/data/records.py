@@ -46,6 +46,9 @@ class Record:
 class Dataset:
     """One entry of a mixture with its record files open.
 
+    Attributes:
+        label: what its records, faults and budget are told by: its name, with its position where several entries share that.
+
     Args:
         spec: the entry.
         folder: folder of the YAML file, which relative record files are relative to.
@@ -70,6 +73,7 @@ class Dataset:
             counts = ", ".join(f"{rule}: {left}" for rule, left in self.selection.steps)
             raise DataError(f"data set '{spec.label}' has no row left ({counts})", where=spec.where, fix="loosen its filters")
         self._folder = folder
+        self.label = spec.label
 
     def __len__(self) -> int:
         return len(self.selection)
@@ -81,7 +85,7 @@ class Dataset:
     def at_row(self, row: int) -> Record:
         """The record in a row of the table, filters and sampling aside."""
         file, number = self.table.source(row)
-        return Record(self.table.row(row), Source(self.spec.label, file, number))
+        return Record(self.table.row(row), Source(self.label, file, number))
 
     def conversation(self, record: Record, rng: np.random.Generator) -> Conversation:
         """What the entry's preprocess function makes of a record, picture paths made whole.
@@ -168,6 +172,10 @@ class Mixture:
     ) -> None:
         self.spec, self.seed = spec, seed
         self.datasets = [Dataset(entry, folder, cache, seed) for entry in spec.datasets]
+        names = [entry.label for entry in spec.datasets]
+        for position, dataset in enumerate(self.datasets):
+            if names.count(names[position]) > 1:
+                dataset.label = f"{names[position]}#{position + 1}"
         self.groups: dict[str, list[Dataset]] = {group: [] for group in spec.groups}
         for dataset in self.datasets:
             self.groups[dataset.spec.length_group].append(dataset)

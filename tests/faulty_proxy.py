@@ -30,7 +30,7 @@ class FaultyProxy:
         endpoint: where it answers.
         scripts: key (the path without the slash before it, decoded) -> faults.
         seen: requests by key.
-        down: while it is true, every request gets a 503.
+        down: while it is true, every request gets `down_with`, at first a 503.
         down_after: goes down after that many requests in all.
     """
 
@@ -38,6 +38,7 @@ class FaultyProxy:
     scripts: dict[str, tuple[Sequence[str], bool]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     down: bool = False
+    down_with: str = "503"
     down_after: int | None = None
     _ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -62,7 +63,7 @@ class FaultyProxy:
             if self.down_after is not None and self.seen.total() > self.down_after:
                 self.down = True
         if self.down:
-            return "503"
+            return self.down_with
         if number < len(faults):
             return faults[number]
         return faults[-1] if forever else "pass"

@@ -220,9 +220,17 @@ def test_what_a_step_draws_depends_on_the_weights_at_that_step_alone() -> None:
     assert half_way.step(OrderState(90, state.counters), 64)[0] != constant.step(OrderState(90, state.counters), 64)[0]
 
 
-def test_schedules_need_the_number_of_steps() -> None:
-    with pytest.raises(ValueError, match="weights that move with progress need the number of steps in all"):
-        Order({"a": 1}, {"a": Schedule(((0.0, 1.0),))}, 0)
+def test_schedules_need_the_number_of_steps_to_draw() -> None:
+    order = Order({"a": 1}, {"a": Schedule(((0.0, 1.0), (1.0, 2.0)))}, 0)
+    assert order.index(Draw("a", 5)) == 0  # rows can be looked at without
+    several = Order({"a": 1, "b": 1}, {"a": Schedule(((0.0, 1.0), (1.0, 2.0))), "b": 1.0}, 0)
+    with pytest.raises(ConfigError) as caught:
+        several.step(several.start(), 4)
+    assert str(caught.value) == (
+        "weights: the weights move with the progress of a run, whose end is not known; say how many steps the run has"
+    )
+    one_point = Order({"a": 1, "b": 1}, {"a": Schedule(((0.0, 1.0),)), "b": 1.0}, 0)
+    assert one_point.step(one_point.start(), 4) == Order({"a": 1, "b": 1}, {"a": 1.0, "b": 1.0}, 0).step(one_point.start(), 4)
 
 
 def test_a_step_where_every_weight_is_0() -> None:

@@ -14,7 +14,7 @@ from tests.s3_server import S3Server, find_rclone, serve_s3
 from tests.seaweed_server import find_weed, serve_ranges
 from unmask.storage import archives as module
 from unmask.storage.archives import Archives, split_member
-from unmask.storage.faults import BadRequest, NotFound
+from unmask.storage.faults import BadRequest, Changed, NotFound
 from unmask.storage.fetch import FetchConfig, Fetcher
 from unmask.storage.object_store import ObjectStore
 
@@ -42,10 +42,10 @@ class CountingStore(ObjectStore):
 
     ranges = bytes_read = 0
 
-    def get_range(self, url: str, start: int, length: int, seconds: float | None = None) -> bytes:
+    def get_range(self, url: str, start: int, length: int, seconds: float | None = None, *, etag: str | None = None) -> bytes:
         self.ranges += 1
         self.bytes_read += length
-        return super().get_range(url, start, length, seconds)
+        return super().get_range(url, start, length, seconds, etag=etag)
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -122,7 +122,7 @@ def test_another_archive_at_the_same_place_is_listed_anew(tmp_path: Path) -> Non
     archives = Archives(ObjectStore(), tmp_path / "lists")
     assert archives.get(str(path), "b") == b"2"
     write_tar(path, {"longer": b"x" * 5000, "b": b"3"})
-    with pytest.raises(BadRequest, match="the archive has changed while it was in use; start the run again"):
+    with pytest.raises(Changed, match="the archive has changed while it was in use; start the run again"):
         archives.get(str(path), "b")
     assert archives.get(str(path), "b") == b"3"
     assert Archives(ObjectStore(), tmp_path / "lists").get(str(path), "b") == b"3"
@@ -204,7 +204,9 @@ def test_members_from_s3_by_range(ranges: S3Server, tmp_path: Path) -> None:
         waiting.result() for waiting in fetcher.start([f"s3://archives/{name}.tar::a.jpg" for name in ("deep/ü +", "no")], 10)
     ]
     assert found[0] == b"first" and isinstance(found[1], NotFound)
-    store.put("s3://archives/deep/ü +.tar", tar_bytes({"other.jpg": b"other"}))
+    store.put("s3://archives/deep/ü +.tar", tar_bytes({"other.jpg": b"other", "more.jpg": bytes(200_000)}))
+    with pytest.raises(Changed):  # never the bytes that happen to stand there now
+        fetcher.archives.get("s3://archives/deep/ü +.tar", "a.jpg")
     later = Archives(ObjectStore(ranges.options), tmp_path / "lists")
     assert later.get("s3://archives/deep/ü +.tar", "other.jpg") == b"other"
 

@@ -12,11 +12,12 @@ from rich.console import Console
 from tests.faulty_proxy import faulty_proxy
 from tests.runs import losses, start, write_run
 from tests.s3_server import find_rclone, serve_s3
-from unmask.errors import CheckpointError, ConfigError, FaultBudgetError, TrainingError
+from unmask.errors import CheckpointError, ConfigError, DataError, FaultBudgetError, TrainingError, UnmaskError
 from unmask.model.weights import native
 from unmask.storage.faults import Outage
+from unmask.storage.fetch import FetchConfig
 from unmask.train.config import load_stage
-from unmask.train.engine import train
+from unmask.train.engine import prepare, train
 
 QUIET = Console(quiet=True)
 
@@ -180,7 +181,16 @@ def test_user_mistakes(stage_file: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(find_rclone() is None, reason="rclone is not installed")
-def test_an_outage_stops_the_run_and_the_same_command_goes_on(stage_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        ("503", Outage, "storage does not answer: s3://data at {endpoint} gave nothing within 2 s"),
+        ("403", DataError, "101 rows one after another cannot be used; .*access is denied"),
+    ],
+)
+def test_storage_that_fails_stops_the_run_and_the_same_command_goes_on(
+    stage_file: Path, tmp_path: Path, status: str, kind: type[UnmaskError], says: str
+) -> None:
     """Nothing is replaced while storage is away: the losses are bit for bit those of a run that had no trouble."""
     rows = stage_file.parent / "data"
     with serve_s3(stage_file.parent) as server, faulty_proxy(server.endpoint) as proxy:
@@ -195,14 +205,27 @@ def test_an_outage_stops_the_run_and_the_same_command_goes_on(stage_file: Path, 
         )
         overrides = (f"data={data}", "loader.fetch_seconds=2", "steps=10")
         expected = run(stage_file, tmp_path / "whole", *overrides)
-        proxy.down_after = proxy.seen.total() // 2
+        proxy.down_after, proxy.down_with = proxy.seen.total() // 2, status
         proxy.seen.clear()
-        with pytest.raises(Outage, match=r"storage does not answer: s3://data at http://127.* gave nothing within 2 s") as caught:
+        with pytest.raises(kind, match=says.format(endpoint=proxy.endpoint)):
             run(stage_file, tmp_path / "run", *overrides)
-        assert caught.value.exit_code == 3
         done = losses(tmp_path / "run")
         assert 1 < len(done) < 10 and native.find(tmp_path / "run").name == f"step-{len(done):08d}"
         proxy.down_after, proxy.down = None, False
         proxy.seen.clear()
         assert run(stage_file, tmp_path / "run", *overrides) == expected
         assert (tmp_path / "run" / "faults.jsonl").read_text() == ""
+
+
+def test_how_pictures_are_fetched_is_said_in_the_stage_file(stage_file: Path, tmp_path: Path) -> None:
+    stage = load_stage(
+        stage_file, [f"out={tmp_path}", "loader.fetch_seconds=7", f"loader.image_cache={tmp_path}/c", "loader.image_cache_gb=0.5"]
+    )
+    recipe = prepare(stage, QUIET).loader._recipe
+    assert recipe.fetch == FetchConfig(
+        seconds=7, cache=tmp_path / "c", cache_bytes=500_000_000, archives=stage.loader.cache.expanduser() / "archives"
+    )
+    assert recipe.total_steps == stage.steps
+    for name in ("fetch_seconds", "image_cache_gb"):
+        with pytest.raises(ConfigError, match=f"{name}.*must be above 0, not 0"):
+            load_stage(stage_file, [f"loader.{name}=0"])

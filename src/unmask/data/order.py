@@ -1,12 +1,13 @@
 """Which row is draw n of a group, and which draws are step s: pure functions of (seed, n), so that resuming is continuing at a number."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from unmask.data.schedule import Schedule
 from unmask.errors import ConfigError
 from unmask.randomness import key_digest, keyed_generator
 
@@ -16,8 +17,7 @@ _MIX_1, _MIX_2, _MASK_64 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, (1 << 64) - 1
 _ROUNDING = 1e-9  # 100 x 0.29 is 29, whatever floating point makes of it
 
 MixingMode = Literal["mixed", "one_group_per_step"]
-Weight = float | Callable[[float], float]
-"""A number, or a function of progress, 0 to 1 (`schedule.Schedule`)."""
+Weight = float | Schedule
 
 
 class Permutation:
@@ -114,10 +114,10 @@ class Order:
         seed: of the run.
         mode: how groups share a step.
         batch_factors: group -> factor on its samples in a step; 1 where none is given.
-        total_steps: steps of the run, which schedules need; they keep their last value after it.
+        total_steps: steps of the run, which drawing by schedules needs; they keep their last value after it.
 
     Raises:
-        ValueError: a weight moves, and `total_steps` is not said; or a factor is not above 0.
+        ValueError: a factor is not above 0.
     """
 
     def __init__(
@@ -132,14 +132,12 @@ class Order:
     ) -> None:
         self.sizes, self.seed, self.mode = dict(sizes), seed, mode
         self._names = list(sizes)
-        self._weights = [weights[name] for name in self._names]
+        self._weights = [_plain(weights[name]) for name in self._names]
         self._factors = [(batch_factors or {}).get(name, 1.0) for name in self._names]
         if not all(0 < factor < math.inf for factor in self._factors):
             raise ValueError(f"a batch factor must be a number above 0: {dict(zip(self._names, self._factors, strict=True))}")
         self._total_steps = total_steps
-        moves = any(callable(weight) for weight in self._weights)
-        if moves and (total_steps is None or total_steps < 1):
-            raise ValueError("weights that move with progress need the number of steps in all")
+        moves = any(isinstance(weight, Schedule) for weight in self._weights)
         self._constant = None if moves else self._cumulative(0)
         self._permutations: dict[tuple[str, int], Permutation] = {}
 
@@ -156,7 +154,7 @@ class Order:
             per_device: samples of one micro-batch, which batch factors are rounded in; default: all of the step.
 
         Raises:
-            ConfigError: every group has weight 0 at this step.
+            ConfigError: every group has weight 0 at this step, or the weights move and nobody said until when.
         """
         counters = dict(state.counters)
         draws = []
@@ -198,8 +196,14 @@ class Order:
         return self._cumulative(step) if self._constant is None else self._constant
 
     def _weights_at(self, step: int) -> list[float]:
-        progress = min(1.0, step / self._total_steps) if self._total_steps else 0.0
-        return [weight(progress) if callable(weight) else weight for weight in self._weights]
+        if self._total_steps is None:
+            if any(isinstance(weight, Schedule) for weight in self._weights):
+                fix = "say how many steps the run has"
+                raise ConfigError("the weights move with the progress of a run, whose end is not known", where="weights", fix=fix)
+            progress = 0.0
+        else:
+            progress = min(1.0, step / max(1, self._total_steps))
+        return [weight(progress) if isinstance(weight, Schedule) else weight for weight in self._weights]
 
     def _cumulative(self, step: int) -> np.ndarray:
         """The upper bounds of the groups' parts of 0...1 at a step."""
@@ -217,3 +221,8 @@ class Order:
         # what rounding leaves over goes to the last group with a weight
         cumulative[cumulative == cumulative[-1]] = np.inf
         return cumulative
+
+
+def _plain(weight: Weight) -> Weight:
+    """A schedule of one point is the number."""
+    return weight.points[0][1] if isinstance(weight, Schedule) and len(weight.points) == 1 else weight

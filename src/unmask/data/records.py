@@ -180,7 +180,7 @@ class Mixture:
         for dataset in self.datasets:
             self.groups[dataset.spec.length_group].append(dataset)
         sizes = {group: sum(map(len, members)) for group, members in self.groups.items()}
-        weights = {group: spec.weight(group) for group in sizes}
+        weights = {group: getattr(spec, "schedule", spec.weight)(group) for group in sizes}
         factors: dict[str, float] = getattr(spec, "batch_sizes", {})
         self.order = Order(sizes, weights, seed, mode, batch_factors=factors, total_steps=total_steps)
 

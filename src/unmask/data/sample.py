@@ -137,7 +137,8 @@ class SampleBuilder:
         Raises:
             StorageError: one of them cannot be had.
         """
-        return [self._fetcher(dataset).get(slot.url) for slot in conversation.images()]
+        places = [self._place(dataset, slot.url) for slot in conversation.images()]
+        return [fetcher.get(url) for fetcher, url in places]
 
     @property
     def retries(self) -> int:
@@ -173,26 +174,26 @@ class SampleBuilder:
             faults.append(_fault(draw, record, error))
             return None
 
-    def _fetcher(self, dataset: Dataset) -> Fetcher:
-        """The connections of a data set's pictures; data sets with the same options share them."""
+    def _place(self, dataset: Dataset, url: str) -> tuple[Fetcher, str]:
+        """The connections that a picture of a data set comes by, shared by all with the same options, and its address there."""
         options = {**self.mixture.spec.storage_options, **dataset.spec.storage_options}
         key = tuple(sorted(options.items()))
         if key not in self._fetchers:
             self._fetchers[key] = Fetcher(options, self.fetch)
-        return self._fetchers[key]
+        return self._fetchers[key], url
 
     def _start(self, prepared: Sequence[Prepared], seconds: float) -> dict[int, list[Waiting]]:
         """Ask for every picture; what is on its way, by the identity of the prepared record."""
-        by_fetcher: dict[int, tuple[Fetcher, list[Prepared]]] = {}
-        for each in prepared:
-            fetcher = self._fetcher(each.dataset)
-            by_fetcher.setdefault(id(fetcher), (fetcher, []))[1].append(each)
-        started: dict[int, list[Waiting]] = {}
-        for fetcher, members in by_fetcher.values():
-            waiting = iter(fetcher.start([url for each in members for url in each.urls], seconds))
-            for each in members:
-                started[id(each)] = [next(waiting) for _ in each.urls]
-        return started
+        places = [self._place(each.dataset, url) for each in prepared for url in each.urls]
+        by_fetcher: dict[int, list[int]] = {}
+        for number, (fetcher, _) in enumerate(places):
+            by_fetcher.setdefault(id(fetcher), []).append(number)
+        started: dict[int, Waiting] = {}
+        for numbers in by_fetcher.values():
+            fetcher = places[numbers[0]][0]
+            started.update(zip(numbers, fetcher.start([places[number][1] for number in numbers], seconds), strict=True))
+        in_order = (started[number] for number in range(len(places)))
+        return {id(each): [next(in_order) for _ in each.urls] for each in prepared}
 
     def _finish(
         self, draw: Draw, prepared: Prepared, started: Sequence[Waiting], patience: Patience, faults: list[Fault]

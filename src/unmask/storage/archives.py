@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from unmask.errors import did_you_mean
 from unmask.storage.addresses import shown
-from unmask.storage.faults import BadRequest, NotFound, ObjectError
+from unmask.storage.faults import BadRequest, Changed, NotFound, ObjectError
 from unmask.storage.object_store import ObjectStat, ObjectStore
 
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst|zip|7z|rar)$", re.IGNORECASE)
@@ -99,18 +99,21 @@ class Archives:
         """The bytes of a member; the archive is opened first if it is not.
 
         Raises:
-            ObjectError: as `ObjectStore.get`; there is no such member; the archive has changed since it was opened.
+            ObjectError: as `ObjectStore.get`; there is no such member; the archive has changed since it was opened (`Changed`).
         """
         self.open(archive)
         path, stat = self._lists[archive]
         place = _find(path, member, archive)
-        data = self._store.get_range(archive, place.start, place.length, seconds)
-        changed = "://" not in archive and self._store.stat(archive) != stat
-        if changed or len(data) != place.length:
-            with self._lock:
-                self._lists.pop(archive, None)
-            raise BadRequest("the archive has changed while it was in use", where=shown(archive), fix="start the run again")
-        return data
+        try:
+            data = self._store.get_range(archive, place.start, place.length, seconds, etag=stat.etag)
+            local = stat.etag is None and "://" not in archive.removeprefix("file://")
+            if len(data) == place.length and not (local and self._store.stat(archive) != stat):
+                return data
+        except Changed:
+            pass
+        with self._lock:
+            self._lists.pop(archive, None)
+        raise Changed("the archive has changed while it was in use", where=shown(archive), fix="start the run again")
 
     def _list(self, archive: str, stat: ObjectStat, path: Path) -> None:
         draft = path.with_suffix(f".{os.getpid()}.part")

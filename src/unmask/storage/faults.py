@@ -44,6 +44,12 @@ class BadRequest(ObjectError):
     reason, permanent = "invalid", True
 
 
+class Changed(ObjectError):
+    """The object is another one than when it was first looked at."""
+
+    reason, permanent = "changed", True
+
+
 class TooLarge(ObjectError):
     """The object has more bytes than the bound."""
 
@@ -89,6 +95,8 @@ def diagnose(error: BaseException, stall: float, seconds: float) -> tuple[str, s
         return "there is no such bucket", "check its name and the endpoint", NotFound
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "there is no such object", None, NotFound
+    if status == 412:
+        return "has changed since it was first looked at", "start the run again", Changed
     if status in (401, 403):
         return f"access is denied ({answer})", _DENIED_FIX.get(code, _KEY_FIX), AccessDenied
     if isinstance(error, ValueError):

@@ -23,10 +23,12 @@ import obstore
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from unmask.errors import ConfigError, StorageError, did_you_mean
+from unmask.storage.addresses import SCHEMES as SCHEMES
 from unmask.storage.addresses import plain_http_key, shown, split
 from unmask.storage.faults import BadRequest, NotFound, ObjectError, TooLarge, diagnose, file_fault
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import ClientConfig, RetryConfig
 
 OPTIONS = {
@@ -51,10 +53,17 @@ _used_in: int | None = None
 
 
 class ObjectStat(NamedTuple):
-    """What is known of an object without reading it: its bytes, and a mark that changes when it does (ETag, time of change)."""
+    """What is known of an object without reading it.
+
+    Attributes:
+        size: in bytes.
+        mark: changes when the object does: ETag and time of change.
+        etag: None where the place gives none.
+    """
 
     size: int
     mark: str
+    etag: str | None = None
 
 
 class ObjectStore:
@@ -118,11 +127,11 @@ class ObjectStore:
 
         return self._retry(whole, url, seconds)
 
-    def get_range(self, url: str, start: int, length: int, seconds: float | None = None) -> bytes:
+    def get_range(self, url: str, start: int, length: int, seconds: float | None = None, *, etag: str | None = None) -> bytes:
         """`length` bytes of an object from `start` on; fewer where it ends before.
 
         Raises:
-            ObjectError: as `get`; also when the server does not know ranges.
+            ObjectError: as `get`; also when the server does not know ranges, or the object no longer has that ETag (`Changed`).
         """
         if length > self.max_bytes:
             raise TooLarge(f"has {length:,} bytes, over the bound of {self.max_bytes:,}", where=shown(url))
@@ -132,7 +141,10 @@ class ObjectStore:
         if not length:
             return b""
         client, key = self._client(scheme, root, key, url)
-        return self._retry(lambda: obstore.get_range(client, key, start=start, length=length).to_bytes(), url, seconds)
+        options: GetOptions = {"range": (start, start + length)}
+        if etag is not None:
+            options["if_match"] = etag
+        return self._retry(lambda: obstore.get(client, key, options=options).bytes().to_bytes(), url, seconds)
 
     def get_many(self, urls: Iterable[str], max_in_flight: int = 16) -> Iterator[bytes | StorageError]:
         """Every object, in the order of the URLs, with up to `max_in_flight` requests at once.
@@ -167,7 +179,8 @@ class ObjectStore:
             return ObjectStat(found.st_size, str(found.st_mtime_ns))
         client, key = self._client(scheme, root, key, url)
         meta = self._retry(lambda: obstore.head(client, key), url, None)
-        return ObjectStat(meta["size"], f"{meta.get('e_tag')} {meta.get('last_modified')}")
+        etag = meta.get("e_tag")
+        return ObjectStat(meta["size"], f"{etag} {meta.get('last_modified')}", etag)
 
     def size(self, url: str) -> int:
         """Bytes of the object, without reading it.

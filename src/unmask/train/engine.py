@@ -18,12 +18,11 @@ from unmask.data.records import Mixture
 from unmask.data.sample import Recipe
 from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
-from unmask.errors import CheckpointError, ConfigError, FaultBudgetError, TrainingError
+from unmask.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights import native
-from unmask.storage.faults import Outage
 from unmask.storage.fetch import FetchConfig
 from unmask.storage.hub import locate
 from unmask.train import checkpoint
@@ -58,7 +57,8 @@ def train(stage: StageConfig, console: Console) -> Path:
         The last checkpoint.
 
     Raises:
-        UnmaskError: anything that the user can mend; what was trained since the last checkpoint is lost, nothing else.
+        DataError, StorageError: rows or storage that stop the run; a checkpoint of the last finished step has been written.
+        UnmaskError: anything else that the user can mend; what was trained since the last checkpoint is lost, nothing else.
     """
     run = prepare(stage, console)
     budget = FaultBudget(stage.loader.fault_budget)
@@ -94,7 +94,7 @@ def train(stage: StageConfig, console: Console) -> Path:
                 done = loaded.state
                 if number % stage.checkpoint.every == 0 or number == stage.steps:
                     save(run, done)
-    except (FaultBudgetError, Outage):
+    except (DataError, StorageError):  # a budget, an outage, credentials that have expired: what was learned is kept
         if done != run.state:
             save(run, done)
         raise

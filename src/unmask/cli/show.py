@@ -40,8 +40,8 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     record = dataset.at_row(options.row)
     draw = Draw(dataset.spec.length_group, options.row)
     conversation = builder.conversation(dataset, record, draw)
-    store = ObjectStore({**mixture.spec.storage_options, **dataset.spec.storage_options})
-    blobs = [store.get(slot.url) for slot in conversation.images()]
+    places = [mixture.spec.resolve(slot.url, dataset.spec) for slot in conversation.images()]
+    blobs = [ObjectStore(place.options).get(place.url) for place in places]
     sample = builder.encoder.encode(mixture, draw, record.source, conversation, blobs)
 
     console.rule("columns")

@@ -74,12 +74,7 @@ class SampleBuilder:
     def __init__(self, mixture: Mixture, encoding: EncodingConfig) -> None:
         self.mixture, self.encoding = mixture, encoding
         self.encoder = Encoder(encoding)
-        shared = mixture.spec.storage_options
-        stores: dict[tuple[tuple[str, str], ...], ObjectStore] = {}
-        self._stores: dict[int, ObjectStore] = {}
-        for dataset in mixture.datasets:
-            options = {**shared, **dataset.spec.storage_options}
-            self._stores[id(dataset)] = stores.setdefault(tuple(sorted(options.items())), ObjectStore(options))
+        self._stores: dict[tuple[tuple[str, str], ...], ObjectStore] = {}
 
     def build(self, draws: Sequence[Draw]) -> tuple[list[TokenSample], list[Fault]]:
         """The samples of some draws, in their order, and the rows that had to be replaced.
@@ -122,7 +117,7 @@ class SampleBuilder:
             raise
         except Exception as error:
             error.add_note(
-                f"in preprocess function '{dataset.spec.preprocess_fn}' on row {record.source}: {dict(record.values)!r}"
+                f"in preprocess function '{dataset.spec.function_name}' on row {record.source}: {dict(record.values)!r}"
             )
             raise
 
@@ -136,14 +131,17 @@ class SampleBuilder:
 
     def _fetch_all(self, prepared: Sequence[Prepared]) -> dict[int, list[bytes | StorageError]]:
         """The bytes of every picture, or why there are none, by the identity of the prepared record."""
-        fetched: dict[int, list[bytes | StorageError]] = {}
-        for store in {id(store): store for store in self._stores.values()}.values():
-            members = [each for each in prepared if self._stores[id(each.dataset)] is store]
-            urls = [url for each in members for url in each.urls]
-            blobs = iter(list(store.get_many(urls, self.encoding.max_in_flight)) if urls else [])
-            for each in members:
-                fetched[id(each)] = [next(blobs) for _ in each.urls]
-        return fetched
+        places = [self.mixture.spec.resolve(url, each.dataset.spec) for each in prepared for url in each.urls]
+        by_store: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        for number, place in enumerate(places):
+            by_store.setdefault(tuple(sorted(place.options.items())), []).append(number)
+        blobs: dict[int, bytes | StorageError] = {}
+        for options, numbers in by_store.items():
+            store = self._stores.setdefault(options, ObjectStore(dict(options)))
+            urls = [places[number].url for number in numbers]
+            blobs.update(zip(numbers, store.get_many(urls, self.encoding.max_in_flight), strict=True))
+        in_order = iter(blobs[number] for number in range(len(places)))
+        return {id(each): [next(in_order) for _ in each.urls] for each in prepared}
 
     def _finish(
         self, draw: Draw, prepared: Prepared, blobs: Sequence[bytes | StorageError], faults: list[Fault]

@@ -8,7 +8,6 @@ from unmask.storage.records_csv import CsvFile
 from unmask.storage.records_json import JsonFile
 from unmask.storage.records_parquet import ParquetFile
 
-
 JSON_SUFFIXES = tuple(suffix for suffix in SUFFIXES if ".json" in suffix)
 
 

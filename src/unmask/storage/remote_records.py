@@ -1,0 +1,174 @@
+"""Record files wherever they are: local patterns as they stand, objects of a store copied once into the cache, by ETag and size."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import obstore
+
+from unmask.errors import DataError, StorageError
+from unmask.storage.build_once import build_once
+from unmask.storage.object_store import RETRY_SECONDS, ObjectStore, _split
+from unmask.storage.record_base import SUFFIXES
+from unmask.storage.record_paths import MAGIC, braces, local_files
+from unmask.storage.sealed import flush
+
+PIECE_BYTES = 64 << 20
+"""Larger objects are read in pieces of this size, each with its own deadline and retries."""
+
+
+class Address(Protocol):
+    """A path or URL with the options of its store."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """How it is read."""
+
+
+def find_record_files(addresses: Sequence[Address], cache: Path, where: str | None) -> dict[str, str]:
+    """Local path -> the name to show, of every record file that some patterns stand for, in their order.
+
+    Raises:
+        DataError: a pattern finds nothing, a file is named twice or cannot be read, or the cache cannot be written.
+    """
+    files: dict[str, str] = {}
+    for address in addresses:
+        is_local = "://" not in address.url
+        found = {path: path for path in local_files([address.url], where)} if is_local else _fetched(address, cache, where)
+        for path, shown in found.items():
+            known = {os.path.realpath(each): each for each in files}
+            if os.path.realpath(path) in known:
+                fix = "name it once; sampling_strategy dup:2 repeats rows"
+                raise DataError(f"{shown} is named twice, the second time by '{address.url}'", where=where, fix=fix)
+            files[os.path.abspath(path)] = os.path.abspath(shown) if is_local else shown
+    return files
+
+
+def _fetched(address: Address, cache: Path, where: str | None) -> dict[str, str]:
+    store = RemoteRecords(address.options)
+    try:
+        return {str(store.fetch(url, cache / "records")): url for url in store.find(address.url)}
+    except StorageError as error:
+        raise DataError(f"{error.where or address.url}: {error.what}", where=where, fix=error.fix) from None
+    except OSError as error:
+        fix = "free some space there, or choose another cache folder"
+        raise DataError(f"cannot keep {address.url} ({error.strerror or error})", where=str(cache), fix=fix) from None
+
+
+class RemoteRecords(ObjectStore):
+    """An object store that lists, and copies whole objects of any size to the disk."""
+
+    def find(self, pattern: str) -> list[str]:
+        """The record files that a URL, a folder (`.../`), a glob or braces stand for, sorted by name.
+
+        Raises:
+            StorageError: nothing is found, or the store cannot be asked.
+        """
+        return sorted(url for plain in braces(pattern) for url in self._find(plain))
+
+    def _find(self, pattern: str) -> list[str]:
+        fixed = pattern[: min((pattern.index(mark) for mark in MAGIC if mark in pattern), default=len(pattern))]
+        if pattern.startswith(("http://", "https://")) or (fixed == pattern and pattern.lower().endswith(SUFFIXES)):
+            return [pattern]
+        if pattern.startswith("file://"):
+            return ["file://" + path for path in local_files([unquote(urlsplit(pattern).path)], None)]
+        folder = fixed if fixed == pattern else fixed[: fixed.rindex("/") + 1]
+        folder = folder.rstrip("/") + "/"
+        below = list(self._list(folder))
+        wanted = [url for url in below if url.lower().endswith(SUFFIXES) and _matches(url, pattern, folder)]
+        if not wanted:
+            raise StorageError(
+                f"no record file is found ({len(below)} objects below {folder})", where=pattern, fix="check the address"
+            )
+        return wanted
+
+    def _list(self, folder: str) -> Iterator[str]:
+        scheme, root, key = _split(folder + "x")
+        client, _ = self._client(scheme, root, key, folder)
+        try:
+            for page in obstore.list(client, key[:-1] or None):
+                yield from (f"{scheme}://{root}/{each['path']}" for each in page)
+        except BaseException as error:  # noqa: BLE001  (obstore may panic)
+            raise self._translate(error, folder) from None
+
+    def fetch(self, url: str, cache: Path) -> Path:
+        """A local copy, read once for every ETag and size; the name of the file stays.
+
+        Raises:
+            StorageError: the object cannot be read, or changes while it is.
+        """
+        scheme, root, key = _split(url)
+        if scheme == "file":
+            return Path(key)
+        client, key = self._client(scheme, root, key, url)
+        try:
+            head = obstore.head(client, key)
+        except BaseException as error:  # noqa: BLE001  (obstore may panic)
+            raise self._translate(error, url) from None
+        identity = [url, head["size"], head["e_tag"] or str(head["last_modified"])]
+        name = os.path.basename(urlsplit(url).path if scheme in ("http", "https") else key) or "records"
+
+        def fill(draft: Path) -> None:
+            with (draft / name).open("wb") as file:
+                for first in range(0, head["size"], PIECE_BYTES):
+                    whole = head["size"] <= PIECE_BYTES
+                    last = min(first + PIECE_BYTES, head["size"])
+                    file.write(
+                        self._piece(
+                            lambda a=first, b=last, w=whole: _read(client, key, head["e_tag"], None if w else (a, b)), url
+                        )
+                    )  # type: ignore[misc]
+                if file.tell() != head["size"]:
+                    raise StorageError(f"has {file.tell():,} bytes, not the {head['size']:,} that were promised", where=url)
+            flush(draft / name)
+
+        def open_folder(folder: Path) -> Path:
+            if not (folder / name).is_file() or (folder / name).stat().st_size != head["size"]:
+                raise DataError("is not there")
+            return folder / name
+
+        return build_once(cache / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32], open_folder, fill)
+
+    def _piece(self, read: Callable[[], bytes], url: str) -> bytes:
+        deadline, pause = time.monotonic() + RETRY_SECONDS, 0.1
+        while True:
+            try:
+                return read()
+            except BaseException as error:  # noqa: BLE001  (obstore may panic; the body may break off)
+                fault = self._translate(error, url)
+                if fault.permanent or time.monotonic() + pause > deadline:
+                    raise fault from None
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+def _read(client: object, key: str, tag: str | None, part: tuple[int, int] | None) -> bytes:
+    if part is None:
+        return obstore.get(client, key).bytes().to_bytes()  # type: ignore[arg-type]
+    options: dict[str, object] = {"range": part, **({"if_match": tag} if tag else {})}
+    return obstore.get(client, key, options=options).bytes().to_bytes()  # type: ignore[arg-type]
+
+
+def _matches(url: str, pattern: str, folder: str) -> bool:
+    """Whether a URL below a folder fits a glob in which `*` stays inside one folder and `**` does not."""
+    if not any(mark in pattern for mark in MAGIC):
+        return "/" not in url[len(folder) :]
+    return _fits(url.split("/"), pattern.split("/"))
+
+
+def _fits(parts: list[str], globs: list[str]) -> bool:
+    if not globs:
+        return not parts
+    if globs[0] == "**":
+        return any(_fits(parts[skip:], globs[1:]) for skip in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], globs[0]) and _fits(parts[1:], globs[1:])

@@ -3,18 +3,21 @@
   python -m benchmarks.rows --out /tmp/rows --rows 1 10 50          tables of 1, 10 and 50 million rows, made once and kept
   python -m benchmarks.rows --out /tmp/rows --rows 10 --pandas /venv/bin/python
 
-Every measurement runs in a fresh process. "private" is the anonymous memory of a process (what no other process can share and the system
-cannot take back) above one that has imported the same modules and opened nothing; "USS" also counts pages of the mapped files that no
-other process has mapped at that moment, which the system takes back whenever it needs them. pandas runs under a memory limit.
+Every measurement runs in a fresh process. "private" is the anonymous memory of a process: what no other process can share and the system
+cannot take back. "USS" also counts pages of the mapped files that no other process has mapped at that moment. Both are above a process that
+has imported the same modules and opened nothing, and of an *extra* process, beside one that has the table open already. pandas runs under a
+memory limit.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +152,12 @@ def child_ours(path: str) -> dict[str, float]:
     }
 
 
-def child_idle() -> dict[str, float]:
-    """A worker that has opened nothing."""
-    import unmask.data.sample  # noqa: F401
-
-    return memory()
+def child_hold(path: str) -> dict[str, float]:
+    """The worker that is there already: says so, and waits."""
+    found = child_ours(path)
+    print("ready", flush=True)
+    sys.stdin.read()
+    return found
 
 
 def child_pandas(path: str) -> dict[str, float]:
@@ -191,6 +195,20 @@ def child(python: str, kind: str, *arguments: str, limit_gib: float | None = Non
     return found
 
 
+@contextlib.contextmanager
+def held(data: Path | None) -> Iterator[None]:
+    """Another process has the table open."""
+    if data is None:
+        yield
+        return
+    command = [sys.executable, "-m", "benchmarks.rows", "--child", "hold", str(data)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdin is not None
+        assert holder.stdout.readline() == "ready\n"
+        yield
+        holder.stdin.close()
+
+
 def measure(options: argparse.Namespace, millions: float) -> list[tuple[str, str]]:
     """The lines of one table."""
     folder = options.out / f"rows-{millions:g}M"
@@ -217,13 +235,14 @@ def measure(options: argparse.Namespace, millions: float) -> list[tuple[str, str
     )
     size = sum(file.stat().st_size for file in (folder / "cache").rglob("*") if file.is_file())
     say("ours: cache on disk", f"{size / 2**30:.2f} GiB")
-    for name in ("ours: warm", "ours: warm again"):
-        warm = child(sys.executable, "ours", str(data))
+    for name in ("ours: warm", "ours: extra process"):
+        with held(data if "extra" in name else None):
+            warm = child(sys.executable, "ours", str(data))
         assert isinstance(warm, dict), warm
         say(f"{name}: open", f"{warm['open s'] * 1000:.0f} ms; resume at a far step {warm['resume s'] * 1000:.0f} ms")
         say(f"{name}: row", f"median {warm['row us']:.0f} us, p99 {warm['row us p99']:.0f} us")
         memories = f"after opening {warm['private opened MB']:.1f} MB, after 5,000 rows {warm['private MB']:.1f} MB"
-        say(f"{name}: private memory", f"{memories} (USS with reclaimable file pages {warm['USS MB']:.0f} MB)")
+        say(f"{name}: private memory", f"{memories}; USS {warm['USS MB']:.1f} MB")
     if options.pandas:
         found = child(options.pandas, "pandas", str(parquet), limit_gib=options.limit)
         if isinstance(found, str):

@@ -179,6 +179,7 @@ def test_pictures_of_several_data_sets(tmp_path: Path) -> None:
 
 def test_data_sets_with_the_same_storage_share_their_connections(tmp_path: Path) -> None:
     builder = recipe(write_data(tmp_path, TWO_GROUPS)).open()
+    builder.build(builder.mixture.order.step(builder.mixture.order.start(), 40)[0])
     assert len({id(store) for store in builder._stores.values()}) == 1
 
 

@@ -68,7 +68,8 @@ def _in_folder(folder: str, where: str | None) -> list[str]:
 
 def braces(pattern: str) -> list[str]:
     """`a{b,c{d,e}}` -> `ab`, `acd`, `ace`, as a shell does; a lone brace is itself."""
-    depth, start, commas = 0, -1, []
+    commas: list[int] = []
+    depth, start = 0, -1
     for place, mark in enumerate(pattern):
         if mark == "{":
             if depth == 0:

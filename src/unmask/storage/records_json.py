@@ -242,9 +242,9 @@ def _fold(shape: Shape, value: Any) -> Shape:
         for each in value:
             inner = _fold(inner, each)
         return _MIXED if inner == _MIXED else shape if shape is not None and inner is before else ("list", inner)
-    if not value or (shape is not None and (shape[0] != "object" or shape[1].keys() != value.keys())):
+    fields: dict[str, Shape] = dict.fromkeys(value) if shape is None else shape[1] if shape[0] == "object" else {}  # type: ignore[assignment]
+    if not value or fields.keys() != value.keys():
         return _MIXED
-    fields = dict.fromkeys(value) if shape is None else shape[1]
     folded = {key: _fold(fields[key], each) for key, each in value.items()}
     if _MIXED in folded.values():
         return _MIXED

@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -119,17 +120,13 @@ class RemoteRecords(ObjectStore):
         name = os.path.basename(urlsplit(url).path if scheme in ("http", "https") else key) or "records"
 
         def fill(draft: Path) -> None:
+            size, tag = head["size"], head["e_tag"]
             with (draft / name).open("wb") as file:
-                for first in range(0, head["size"], PIECE_BYTES):
-                    whole = head["size"] <= PIECE_BYTES
-                    last = min(first + PIECE_BYTES, head["size"])
-                    file.write(
-                        self._piece(
-                            lambda a=first, b=last, w=whole: _read(client, key, head["e_tag"], None if w else (a, b)), url
-                        )
-                    )  # type: ignore[misc]
-                if file.tell() != head["size"]:
-                    raise StorageError(f"has {file.tell():,} bytes, not the {head['size']:,} that were promised", where=url)
+                for first in range(0, size, PIECE_BYTES):
+                    part = None if size <= PIECE_BYTES else (first, min(first + PIECE_BYTES, size))
+                    file.write(self._piece(partial(_read, client, key, tag, part), url))
+                if file.tell() != size:
+                    raise StorageError(f"has {file.tell():,} bytes, not the {size:,} that were promised", where=url)
             flush(draft / name)
 
         def open_folder(folder: Path) -> Path:
@@ -152,11 +149,9 @@ class RemoteRecords(ObjectStore):
             pause = min(2 * pause, 2.0)
 
 
-def _read(client: object, key: str, tag: str | None, part: tuple[int, int] | None) -> bytes:
-    if part is None:
-        return obstore.get(client, key).bytes().to_bytes()  # type: ignore[arg-type]
-    options: dict[str, object] = {"range": part, **({"if_match": tag} if tag else {})}
-    return obstore.get(client, key, options=options).bytes().to_bytes()  # type: ignore[arg-type]
+def _read(client: Any, key: str, tag: str | None, part: tuple[int, int] | None) -> bytes:
+    options: Any = {} if part is None else {"range": part, **({"if_match": tag} if tag else {})}
+    return obstore.get(client, key, options=options).bytes().to_bytes()
 
 
 def _matches(url: str, pattern: str, folder: str) -> bool:

@@ -5,8 +5,8 @@
 
 Every measurement runs in a fresh process. "private" is the anonymous memory of a process: what no other process can share and the system
 cannot take back. "USS" also counts pages of the mapped files that no other process has mapped at that moment. Both are above a process that
-has imported the same modules and opened nothing, and of an *extra* process, beside one that has the table open already. pandas runs under a
-memory limit.
+has imported the same modules and opened nothing. The extra process runs beside one that has the table open and has read the same rows, as the
+workers of a node do. pandas runs under a memory limit.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 GROUP_ROWS = 100_000
 COLUMNS = ["s3_path", "caption", "fltLaionAesthScore", "intHeight", "intWidth"]
+_OPEN: list[object] = []  # stays mapped until the process ends
 WORDS = [
     "a",
     "photo",
@@ -100,7 +101,7 @@ def memory() -> dict[str, float]:
 def latencies(get: Any, count: int, draws: int = 5000) -> dict[str, float]:
     """Median and 99th percentile of one random row, in microseconds."""
     spent = []
-    for place in np.random.default_rng(os.getpid()).integers(0, count, draws).tolist():
+    for place in np.random.default_rng(0).integers(0, count, draws).tolist():
         started = time.perf_counter()
         get(place)
         spent.append(time.perf_counter() - started)
@@ -133,6 +134,7 @@ def child_ours(path: str) -> dict[str, float]:
     mixture = Mixture(load_mixture(data), data.parent, data.parent / "cache", 0)
     opened = time.perf_counter() - started
     (dataset,) = mixture.datasets
+    _OPEN.append(mixture)
     started = time.perf_counter()
     far = OrderState(10**6, {group: 7 * size + size // 3 for group, size in mixture.order.sizes.items()})
     draws, _ = mixture.order.step(far, 256)
@@ -157,7 +159,7 @@ def child_hold(path: str) -> dict[str, float]:
     found = child_ours(path)
     print("ready", flush=True)
     sys.stdin.read()
-    return found
+    os._exit(0 if found else 1)
 
 
 def child_pandas(path: str) -> dict[str, float]:

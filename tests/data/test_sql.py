@@ -124,40 +124,34 @@ def test_files_cannot_be_read(tmp_path: Path) -> None:
             kept(text)
 
 
+PIECES = [
+    "n",
+    "f",
+    "caption",
+    ">",
+    "1",
+    "(",
+    ")",
+    "and",
+    "not",
+    "len",
+    "'a'",
+    ",",
+    "::int",
+    "tags",
+    "[",
+    "]",
+    "is",
+    "null",
+    "--",
+    ";",
+    "*",
+    "select",
+]
+
+
 @settings(max_examples=300, deadline=None)
-@given(
-    st.one_of(
-        st.text(max_size=20),
-        st.lists(
-            st.sampled_from(
-                [
-                    "n",
-                    "f",
-                    "caption",
-                    ">",
-                    "1",
-                    "(",
-                    ")",
-                    "and",
-                    "not",
-                    "len",
-                    "'a'",
-                    ",",
-                    "::int",
-                    "tags",
-                    "[",
-                    "]",
-                    "is null",
-                    "--",
-                    ";",
-                    "*",
-                    "select",
-                ]
-            ),
-            max_size=8,
-        ).map(" ".join),
-    )
-)
+@given(st.one_of(st.text(max_size=20), st.lists(st.sampled_from(PIECES), max_size=8).map(" ".join)))
 def test_any_text_is_a_filter_or_one_error(text: str) -> None:
     try:
         columns = parse_filter(text).columns

@@ -9,6 +9,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from unmask.storage.sealed import flush
 ENGINE = 2
 """Raised whenever the same files would give another table; older tables are then built anew."""
 
-_BATCHES_KEPT = 256
+_FLUSH_BYTES = 512 << 20  # the disk starts on what is written, so that little is left to wait for at the end
+_BATCHES_KEPT = 4096  # some 2 KB each
 
 
 class RecordTable:
@@ -226,12 +228,15 @@ def _build(draft: Path, paths: Sequence[str], asked: _Asked) -> None:
                 yield _fill(batch, schema)
 
     target = draft / "table.arrow"
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        written = 0
-        for batch in _even(rows()):
+    with ThreadPoolExecutor(1) as disk, pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        written = flushed = 0
+        flushing: Future[None] | None = None
+        for batch in _ahead(_even(rows())):
             batch_starts.append(written)
             writer.write_batch(batch)
             written += batch.num_rows
+            if sink.tell() - flushed > _FLUSH_BYTES and (flushing is None or flushing.done()):
+                flushing, flushed = disk.submit(flush, target), sink.tell()
     if num_rows == 0:
         raise (
             files[0].error("has no rows")
@@ -256,6 +261,15 @@ def _build(draft: Path, paths: Sequence[str], asked: _Asked) -> None:
     (draft / "table.json").write_text(json.dumps(about))
     flush(draft / "table.json")
     flush(draft)
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, the next one made by another thread while this one is written."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _choose(files: Sequence[RecordFile], asked: _Asked) -> list[str]:

@@ -10,6 +10,7 @@ from tests.helpers import ONE_ENTRY, mixture, rows, write_data, write_rows
 from tests.s3_server import find_rclone, serve_s3
 from unmask.data.places import Place
 from unmask.errors import DataError
+from unmask.randomness import keyed_generator
 from unmask.storage import remote_records
 from unmask.storage.record_paths import braces, local_files
 from unmask.storage.remote_records import _fits, find_record_files
@@ -126,11 +127,7 @@ def test_record_files_in_an_object_store(tmp_path: Path, monkeypatch: pytest.Mon
         (dataset,) = mixture(path).datasets
         assert len(dataset) == 6 and dataset.record(4).source.file == "s3://bucket/set/b.parquet"
         assert dataset.record(4).source.row == 1 and dataset.fingerprint()["files"][1].startswith("b.parquet: 3 rows, content ")
-        slots = list(
-            dataset.conversation(
-                dataset.at_row(0), mixture(path).generator(mixture(path).order.step(mixture(path).order.start(), 1)[0][0], "row")
-            ).images()
-        )
+        slots = list(dataset.conversation(dataset.at_row(0), keyed_generator(0)).images())
         assert slots[0].url == "s3://bucket/set/pictures/p0.png"
 
         def found(pattern: str) -> list[str]:

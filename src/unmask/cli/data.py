@@ -60,7 +60,7 @@ def report(mixture: Mixture) -> Table:
         cells = (
             dataset.spec.label,
             group,
-            dataset.spec.preprocess_fn,
+            dataset.spec.function_name,
             f"{dataset.table.num_rows:,}",
             "\n".join(_rules(dataset)) or "-",
             f"{len(dataset):,}",

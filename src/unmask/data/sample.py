@@ -162,7 +162,7 @@ class SampleBuilder:
             raise
         except Exception as error:
             error.add_note(
-                f"in preprocess function '{dataset.spec.preprocess_fn}' on row {record.source}: {dict(record.values)!r}"
+                f"in preprocess function '{dataset.spec.function_name}' on row {record.source}: {dict(record.values)!r}"
             )
             raise
 
@@ -176,11 +176,11 @@ class SampleBuilder:
 
     def _place(self, dataset: Dataset, url: str) -> tuple[Fetcher, str]:
         """The connections that a picture of a data set comes by, shared by all with the same options, and its address there."""
-        options = {**self.mixture.spec.storage_options, **dataset.spec.storage_options}
-        key = tuple(sorted(options.items()))
+        place = self.mixture.spec.resolve(url, dataset.spec)
+        key = tuple(sorted(place.options.items()))
         if key not in self._fetchers:
-            self._fetchers[key] = Fetcher(options, self.fetch)
-        return self._fetchers[key], url
+            self._fetchers[key] = Fetcher(dict(place.options), self.fetch)
+        return self._fetchers[key], place.url
 
     def _start(self, prepared: Sequence[Prepared], seconds: float) -> dict[int, list[Waiting]]:
         """Ask for every picture; what is on its way, by the identity of the prepared record."""

@@ -102,6 +102,32 @@ def test_an_outage_says_so_and_names_the_endpoint(served: tuple[S3Server, Faulty
     assert caught.value.exit_code == 3
 
 
+def test_archives_that_do_not_answer_are_waited_for_together(served: tuple[S3Server, FaultyProxy, Path], tmp_path: Path) -> None:
+    """Not one after another, and not again and again: an outage is an outage after the same time."""
+    fetching, proxy = fetcher(served, tmp_path, 1.5), served[1]
+    proxy.down = True
+    patience, attempt, before = Patience(1.5), 0, time.monotonic()
+    with pytest.raises(Outage, match="storage does not answer"):
+        while True:
+            members = [f"s3://pictures/{attempt}-{number}.tar::a.jpg" for number in range(5)]
+            started = fetching.start([*members, url(attempt)], patience.share(attempt))
+            for waiting in started:
+                assert isinstance(patience.result(waiting), StorageError)
+            attempt += 1
+    assert time.monotonic() - before < 4 and attempt >= 1
+
+
+def test_a_lone_archive_that_does_not_answer_stops_no_other_object(
+    served: tuple[S3Server, FaultyProxy, Path], tmp_path: Path
+) -> None:
+    fetching, proxy = fetcher(served, tmp_path, 3), served[1]
+    proxy.script("pictures/x.tar", "503", forever=True)
+    started = fetching.start([url(0), "s3://pictures/x.tar::a.jpg", url(1)], 1)
+    found = [waiting.result() for waiting in started]
+    assert found[0] == b"\0" + BODY and found[2] == b"\1" + BODY and "503" in str(found[1])
+    assert started[1].spent > 0
+
+
 def test_a_lone_object_that_does_not_come_is_no_outage(served: tuple[S3Server, FaultyProxy, Path], tmp_path: Path) -> None:
     fetching, proxy = fetcher(served, tmp_path, 1.5), served[1]
     proxy.script("pictures/5.jpg", "stall", forever=True)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from unmask.errors import did_you_mean
 from unmask.storage.addresses import shown
-from unmask.storage.faults import BadRequest, Changed, NotFound, ObjectError
+from unmask.storage.faults import BadRequest, Changed, NotFound, ObjectError, TimedOut
 from unmask.storage.object_store import ObjectStat, ObjectStore
 
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst|zip|7z|rar)$", re.IGNORECASE)
@@ -68,16 +68,26 @@ class Archives:
         self._lists: dict[str, tuple[Path, ObjectStat]] = {}
         self._lock = threading.Lock()
 
-    def open(self, archive: str) -> None:
+    def is_open(self, archive: str) -> bool:
+        """Whether this process knows where the archive's members are."""
+        with self._lock:
+            return archive in self._lists
+
+    def open(self, archive: str, seconds: float | None = None) -> None:
         """List an archive's members, if no process of this node has; another that wants the same waits.
+
+        Args:
+            archive: its address.
+            seconds: how long each of the requests is tried again. Listing takes as long as it takes.
 
         Raises:
             ObjectError: the archive cannot be read, or is none.
         """
-        with self._lock:
-            if archive in self._lists:
-                return
-        stat = self._store.stat(archive)
+        if self.is_open(archive):
+            return
+        if seconds is not None and seconds <= 0:
+            raise TimedOut("its turn did not come in time", where=shown(archive))
+        stat = self._store.stat(archive, seconds)
         name = hashlib.sha256(f"{self._store.place(archive)}\n{archive}\n{stat}".encode()).hexdigest()[:32]
         path = self._folder / f"{name}.members"
         if not path.exists():
@@ -86,7 +96,7 @@ class Archives:
                 with open(path.with_suffix(".lock"), "ab") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX)
                     if not path.exists():
-                        self._list(archive, stat, path)
+                        self._list(_Ranges(self._store, archive, stat.size, seconds), archive, path)
             except (OSError, sqlite3.OperationalError) as error:
                 what = f"the list of its members cannot be kept in {self._folder} ({error})"
                 raise BadRequest(
@@ -115,12 +125,12 @@ class Archives:
             self._lists.pop(archive, None)
         raise Changed("the archive has changed while it was in use", where=shown(archive), fix="start the run again")
 
-    def _list(self, archive: str, stat: ObjectStat, path: Path) -> None:
+    def _list(self, file: "_Ranges", archive: str, path: Path) -> None:
         draft = path.with_suffix(f".{os.getpid()}.part")
         try:
             with closing(sqlite3.connect(draft)) as database, database:
                 database.execute("CREATE TABLE members (name BLOB PRIMARY KEY, start INTEGER, length INTEGER) WITHOUT ROWID")
-                rows = ((_bytes(name), *place) for name, place in _members(_Ranges(self._store, archive, stat.size), archive))
+                rows = ((_bytes(name), *place) for name, place in _members(file, archive))
                 database.executemany(
                     "INSERT OR REPLACE INTO members VALUES (?, ?, ?)", rows
                 )  # of two, the later counts, as in tar
@@ -156,9 +166,9 @@ def _members(file: "_Ranges", archive: str) -> Iterator[tuple[str, Member]]:
 class _Ranges(io.RawIOBase):
     """An object as a file to seek in; reads ahead, further as long as that turns out to be useful."""
 
-    def __init__(self, store: ObjectStore, url: str, size: int) -> None:
+    def __init__(self, store: ObjectStore, url: str, size: int, seconds: float | None) -> None:
         super().__init__()
-        self._store, self._url, self.size = store, url, size
+        self._store, self._url, self.size, self._seconds = store, url, size, seconds
         self._at, self._start, self._data, self._window = 0, 0, b"", _WINDOW
 
     def seekable(self) -> bool:
@@ -180,7 +190,7 @@ class _Ranges(io.RawIOBase):
             near = self._at < self._start + len(self._data) + self._window
             self._window = min(2 * self._window, _WINDOW_MAX) if near else max(self._window // 2, _WINDOW)
             length = min(max(wanted, self._window), self.size - self._at)
-            self._start, self._data = self._at, self._store.get_range(self._url, self._at, length)
+            self._start, self._data = self._at, self._store.get_range(self._url, self._at, length, self._seconds)
         begin = self._at - self._start
         piece = self._data[begin : begin + wanted]
         self._at += len(piece)

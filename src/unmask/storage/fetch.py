@@ -59,7 +59,7 @@ class Patience:
         """
         started = time.monotonic()
         found = waiting.result()
-        self._left -= time.monotonic() - started
+        self._left -= time.monotonic() - started + waiting.spent
         if isinstance(found, ObjectError) and not found.permanent and self._left < self._seconds * NEXT_SHARE / 2:
             raise Outage(
                 f"storage does not answer: {waiting.place} gave nothing within {self._seconds:g} s, neither of a draw nor of those after "
@@ -79,12 +79,14 @@ class Waiting:
         place: where it comes from, for people.
         deadline: on the monotonic clock.
         future: its bytes or the fault.
+        spent: seconds that were already waited for it in vain.
     """
 
     url: str
     place: str
     deadline: float
     future: "Future[bytes | StorageError]"
+    spent: float = 0.0
 
     def result(self) -> bytes | StorageError:
         """The bytes or the fault, at the deadline at the latest; what has not come by then is a `TimedOut`."""
@@ -116,19 +118,31 @@ class Fetcher:
         return self.cache.trouble if self.cache else None
 
     def start(self, urls: list[str], seconds: float) -> list[Waiting]:
-        """Ask for objects, all at once. Archives among them are opened first, which is work and not waiting: once for each of them."""
-        faults = {url: fault for url in dict.fromkeys(urls) if (fault := self._open_archive(url)) is not None}
-        deadline = time.monotonic() + seconds
+        """Ask for objects, all at once. Archives that are new to this process are opened here, while the others are on their way.
+
+        Listing an archive is work, done once, and not waiting; an archive that does not answer is waited for within `seconds`, as all are.
+        """
         threads = self.store.threads(self.config.in_flight)
+        new = {url for url in urls if self._is_new(url)}
 
-        def answer(url: str) -> "Future[bytes | StorageError]":
-            if url in faults:
-                known: Future[bytes | StorageError] = Future()
-                known.set_result(faults[url])
-                return known
-            return threads.submit(self._fetch, url, deadline)
+        def ask(url: str, left: float) -> Waiting:
+            deadline = time.monotonic() + left
+            return Waiting(url, self._place(url), deadline, threads.submit(self._fetch, url, deadline))
 
-        return [Waiting(url, self._place(url), deadline, answer(url)) for url in urls]
+        waiting = [None if url in new else ask(url, seconds) for url in urls]
+        left = seconds
+        for number in (number for number, each in enumerate(waiting) if each is None):
+            started = time.monotonic()
+            fault = self._open_archive(urls[number], left)
+            if fault is None:
+                waiting[number] = ask(urls[number], left)
+                continue
+            spent = 0.0 if fault.permanent else time.monotonic() - started
+            left -= spent
+            known: Future[bytes | StorageError] = Future()
+            known.set_result(fault)
+            waiting[number] = Waiting(urls[number], self._place(urls[number]), started, known, spent)
+        return [each for each in waiting if each is not None]
 
     def get(self, url: str) -> bytes:
         """One object.
@@ -148,11 +162,19 @@ class Fetcher:
         except ObjectError:
             return shown(url)
 
-    def _open_archive(self, url: str) -> StorageError | None:
+    def _is_new(self, url: str) -> bool:
+        """Whether an address names a member of an archive that is not open, or is no address at all."""
+        try:
+            parts = split_member(url)
+        except ObjectError:
+            return True
+        return parts is not None and not self.archives.is_open(parts[0])
+
+    def _open_archive(self, url: str, seconds: float) -> ObjectError | None:
         try:
             if (parts := split_member(url)) is not None:
-                self.archives.open(parts[0])
-        except StorageError as fault:
+                self.archives.open(parts[0], seconds)
+        except ObjectError as fault:
             return fault
         return None
 

@@ -164,8 +164,8 @@ class ObjectStore:
             for future in waiting:
                 future.cancel()
 
-    def stat(self, url: str) -> ObjectStat:
-        """Size and mark of an object, without reading it.
+    def stat(self, url: str, seconds: float | None = None) -> ObjectStat:
+        """Size and mark of an object, without reading it; `seconds` as for `get`.
 
         Raises:
             ObjectError: as `get`.
@@ -178,7 +178,7 @@ class ObjectStore:
                 raise file_fault(error, url) from None
             return ObjectStat(found.st_size, str(found.st_mtime_ns))
         client, key = self._client(scheme, root, key, url)
-        meta = self._retry(lambda: obstore.head(client, key), url, None)
+        meta = self._retry(lambda: obstore.head(client, key), url, seconds)
         etag = meta.get("e_tag")
         return ObjectStat(meta["size"], f"{etag} {meta.get('last_modified')}", etag)
 

@@ -237,6 +237,13 @@ def measure(options: argparse.Namespace, millions: float) -> list[tuple[str, str
     )
     size = sum(file.stat().st_size for file in (folder / "cache").rglob("*") if file.is_file())
     say("ours: cache on disk", f"{size / 2**30:.2f} GiB")
+    started = time.perf_counter()
+    with (folder / "same-bytes").open("wb", buffering=0) as file:
+        for _ in range(max(1, size >> 23)):
+            file.write(bytes(1 << 23))
+        os.fsync(file.fileno())
+    (folder / "same-bytes").unlink()
+    say("this disk: as many zeros written and flushed", f"{time.perf_counter() - started:.1f} s")
     for name in ("ours: warm", "ours: extra process"):
         with held(data if "extra" in name else None):
             warm = child(sys.executable, "ours", str(data))

@@ -138,6 +138,10 @@ def test_record_files_in_an_object_store(tmp_path: Path, monkeypatch: pytest.Mon
         for pattern, said in (
             ("s3://bucket/set/*.csv", "s3://bucket/set/*.csv: no record file is found (3 objects below s3://bucket/set/)"),
             ("s3://bucket/set/z.parquet", "s3://bucket/set/z.parquet: there is no such object"),
+            (
+                "s3://bucket/set/{a,*}.parquet",
+                "s3://bucket/set/{a,*}.parquet: names s3://bucket/set/a.parquet twice; name it once",
+            ),
             ("s3://nobucket/z.parquet", "s3://nobucket/z.parquet: there is no such"),
         ):
             with pytest.raises(DataError) as caught:

@@ -1,10 +1,13 @@
 """Whole runs: the order of everything is fixed by the seed, and a killed run goes on as if nothing had been."""
 
 import json
+import os
+import re
 import signal
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -101,6 +104,21 @@ def test_the_data_changed(stage_file: Path, tmp_path: Path) -> None:
         CheckpointError, match="the data has changed since: .*selection.*; restore the data, or start a new run with init="
     ):
         run(stage_file, tmp_path / "run", "steps=6", f"data={changed}")
+
+
+def test_a_record_file_changed(tmp_path: Path) -> None:
+    """The file, its rows and its content are named; a touched file is the same data."""
+    stage_file = write_run(tmp_path / "own")
+    run(stage_file, tmp_path / "run", "steps=3")
+    path = stage_file.parent / "data" / "rows.parquet"
+    os.utime(path)
+    run(stage_file, tmp_path / "run", "steps=4")
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(CheckpointError) as caught:
+        run(stage_file, tmp_path / "run", "steps=6")
+    assert re.search(
+        r"the data has changed since: 0:\w+\.files\.0: .*rows\.parquet: \d+ rows, content \w{12}.* -> ", str(caught.value)
+    )
 
 
 def test_another_model(stage_file: Path, tmp_path: Path) -> None:

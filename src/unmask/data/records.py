@@ -76,7 +76,9 @@ class Dataset:
             _check_projection(spec, list(required))
         columns = list(dict.fromkeys((*required, *(spec.columns or ()))))
         optional = () if spec.columns is not None else spec.function.optional
-        blame = {name: spec.at("columns") for name in spec.columns or ()} | {name: spec.at(key) for name, key in asked.items()}
+        blame = {name: spec.at("columns") for name in spec.columns or ()}
+        blame |= {name: spec.at("process_fn_kwargs") for name in spec.process_fn_kwargs.values() if isinstance(name, str)}
+        blame |= {name: spec.at(key) for name, key in asked.items()}
         self.table: RecordTable = open_table(list(self._files), columns, optional, cache, where, blame)
         rules = rules_of(spec, self.table, published=shared.published_defaults)
         sampling = replace(spec.sampling, is_published=shared.published_defaults and spec.sampling.kind == "random")
@@ -110,12 +112,12 @@ class Dataset:
             for (file, _, content), count in zip(self.table.files, counts, strict=True)
         ]
         return {
-            "table": self.table.fingerprint[:16],
             "files": files if len(files) <= _FILES_NAMED else f"{len(files)} files",
             "rows": len(self),
             "group": self.spec.length_group,
             "selection": [list(step) for step in self.selection.steps],
             "selected": self._digest,
+            "table": self.table.fingerprint[:16],
         }
 
     def conversation(self, record: Record, rng: np.random.Generator) -> Conversation:

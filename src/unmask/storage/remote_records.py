@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -43,14 +44,16 @@ def find_record_files(addresses: Sequence[Address], cache: Path, where: str | No
         DataError: a pattern finds nothing, a file is named twice or cannot be read, or the cache cannot be written.
     """
     files: dict[str, str] = {}
+    known: set[str] = set()
     for address in addresses:
         is_local = "://" not in address.url
         found = {path: path for path in local_files([address.url], where)} if is_local else _fetched(address, cache, where)
         for path, shown in found.items():
-            known = {os.path.realpath(each): each for each in files}
-            if os.path.realpath(path) in known:
+            real = os.path.realpath(path)
+            if real in known:
                 fix = "name it once; sampling_strategy dup:2 repeats rows"
                 raise DataError(f"{shown} is named twice, the second time by '{address.url}'", where=where, fix=fix)
+            known.add(real)
             files[os.path.abspath(path)] = os.path.abspath(shown) if is_local else shown
     return files
 
@@ -75,7 +78,11 @@ class RemoteRecords(ObjectStore):
         Raises:
             StorageError: nothing is found, or the store cannot be asked.
         """
-        return sorted(url for plain in braces(pattern) for url in self._find(plain))
+        urls = sorted(url for plain in braces(pattern) for url in self._find(plain))
+        twice = next((one for one, other in pairwise(urls) if one == other), None)
+        if twice is not None:
+            raise StorageError(f"names {twice} twice", where=pattern, fix="name it once; sampling_strategy dup:2 repeats rows")
+        return urls
 
     def _find(self, pattern: str) -> list[str]:
         fixed = pattern[: min((pattern.index(mark) for mark in MAGIC if mark in pattern), default=len(pattern))]

@@ -179,7 +179,8 @@ def test_pictures_of_several_data_sets(tmp_path: Path) -> None:
 
 def test_data_sets_with_the_same_storage_share_their_connections(tmp_path: Path) -> None:
     builder = recipe(write_data(tmp_path, TWO_GROUPS)).open()
-    assert len({id(store) for store in builder._stores.values()}) == 1
+    builder.build([Draw("one", 0), Draw("two", 0)])
+    assert len(builder._fetchers) == 1
 
 
 def test_when_no_row_can_be_used(tmp_path: Path) -> None:

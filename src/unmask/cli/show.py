@@ -18,7 +18,6 @@ from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ModelConfig
 from unmask.randomness import keyed_generator
 from unmask.storage.hub import locate
-from unmask.storage.object_store import ObjectStore
 from unmask.train.config import load_model_config
 
 STYLES = {Role.PROMPT: "cyan", Role.ANSWER: "bold green", Role.PICTURE: "bold magenta"}
@@ -40,9 +39,7 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     record = dataset.at_row(options.row)
     draw = Draw(dataset.spec.length_group, options.row)
     conversation = builder.conversation(dataset, record, draw)
-    store = ObjectStore({**mixture.spec.storage_options, **dataset.spec.storage_options})
-    blobs = [store.get(slot.url) for slot in conversation.images()]
-    sample = builder.encoder.encode(mixture, draw, record.source, conversation, blobs)
+    sample = builder.encoder.encode(mixture, draw, record.source, conversation, builder.pictures(dataset, conversation))
 
     console.rule("columns")
     console.print(record.describe(), markup=False)

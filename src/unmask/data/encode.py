@@ -25,7 +25,6 @@ class EncodingConfig:
         max_length: the longest sample, in tokens.
         condition_drop: share of the pictures whose micro-conditions are left out (0.3 as published).
         image_mode: `draft` scales JPEGs while decoding them, `exact` decodes them whole.
-        max_in_flight: requests at a time and process.
     """
 
     tokenizer: Path
@@ -34,7 +33,6 @@ class EncodingConfig:
     max_length: int = 8192
     condition_drop: float = 0.3
     image_mode: Literal["draft", "exact"] = "draft"
-    max_in_flight: int = 16
 
 
 class Encoder:

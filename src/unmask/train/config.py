@@ -66,13 +66,34 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Worker processes, steps made in advance, and how many rows may fail."""
+    """How data is read.
+
+    Attributes:
+        workers: processes that build samples; 0 builds them in the training process.
+        steps_ahead: steps in the making while one is trained on.
+        fault_budget: the share of a data set's last 1,000 draws that may fail.
+        max_length: tokens of the longest sample.
+        cache: folder of the built tables and of the lists of archive members.
+        fetch_seconds: the longest that a micro-batch waits for storage. What may pass is asked for again for most of it, then its row is
+            replaced; when the rows after it do not come either, the run stops with its state saved.
+        image_cache: folder on a local disk that keeps fetched pictures, shared by the processes of a node; null keeps none. Pictures must not
+            change at their address.
+        image_cache_gb: what that folder holds at most, in 10^9 bytes.
+    """
 
     workers: int = 1
     steps_ahead: int = 2
     fault_budget: float = 0.01
     max_length: int = 8192
     cache: Path = Path("~/.cache/unmask")
+    fetch_seconds: float = 30.0
+    image_cache: Path | None = None
+    image_cache_gb: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name in ("fetch_seconds", "image_cache_gb"):
+            if not getattr(self, name) > 0:
+                raise FieldError(name, f"must be above 0, not {getattr(self, name):g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,8 +41,8 @@ class DatasetSpec:
             also `.gz` or `.zst`; a folder, a glob or `{a,b}` stands for all that it finds, by name; local, or a URL of an object store.
         name: shown in every log line and error; default: the first file's stem.
         sampling_strategy: `full`, `all`, `first:N`, `end:N`, `random:N`, `dup:K`; N may be a percentage.
-        preprocess_fn: the function that turns a row into a conversation: a registered name, or `package.module:function`; default: rows already hold
-            `conversations`.
+        preprocess_fn: the function that turns a row into a conversation: a registered name, or `package.module:function`; default: rows
+            already hold `conversations`.
         process_fn_kwargs: arguments of that function.
         columns: the columns to load; default: what the function declares.
         aes_cutoff: keep rows with `fltLaionAesthScore` above it.

@@ -33,7 +33,14 @@ class Undrawn:
     """A picture that is planned in words but not drawn (`<image_gen_fake>`): one token, no pixels."""
 
 
-Part = str | ImageSlot | MicroConditions | Undrawn
+@dataclass(frozen=True)
+class Located:
+    """Text whose coordinates and box marks (`<LOC_5>`, `<LOC_BEGIN>`, `<box_p>`, ...) are tokens; in any other text they are words."""
+
+    text: str
+
+
+Part = str | ImageSlot | MicroConditions | Undrawn | Located
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def _llava_text(turn: Turn, markers: bool) -> str:
             words.append("[[micro_conds_texts]]" if markers else "")
         elif isinstance(part, Undrawn):
             words.append("<image_gen_fake>")
+        elif isinstance(part, Located):
+            words.append(part.text)
         else:
             words.append(part)
     text = "".join(words)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.golden_folder import FOLDER, needs_golden
+from unmask.config import FieldError
 from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws, mask_ratio
 
 
@@ -86,3 +87,10 @@ def test_references_are_dropped_on_their_own() -> None:
         assert never.code_mask_C.tolist() == noise.code_mask_C.tolist()
         both[int(noise.prompt_dropped), int(noise.references_dropped)] += 1
     assert abs(both / 2000 - [[0.3, 0.3], [0.2, 0.2]]).max() < 0.035
+
+
+@pytest.mark.parametrize("name", ["prompt_drop", "reference_drop"])
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_rates_are_shares(name: str, rate: float) -> None:
+    with pytest.raises(FieldError, match=f"is a share of the samples, 0 to 1, not {rate}"):
+        CorruptionConfig(**{name: rate})  # type: ignore[arg-type]

@@ -291,3 +291,9 @@ def test_noise_depends_on_the_draw_alone() -> None:
     second, _ = run([reading(2), drawing(0), edit(1)])
     own = first.wanted.codes_M[first.wanted.codes_M < 64]
     assert torch.equal(own, second.wanted.codes_M[second.wanted.codes_M >= 64] - 64)
+
+
+def test_edits_on_another_grid() -> None:
+    sample = replace(edit(1), edited_BPQ=np.zeros((1, 4, 4), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"another grid \(1, 4, 4\) than the 64 codes"):
+        run([sample])

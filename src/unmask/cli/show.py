@@ -64,7 +64,8 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     console.print_json(json.dumps(conversation.to_llava(markers=True), ensure_ascii=False))
     console.rule(Text(f"tokens: {sample.describe()}"))
     console.print(_coloured(builder, sample))
-    console.rule("pixels: as cropped, and with its codes masked")
+    if sample.pictures:
+        console.rule("pixels: as cropped, and with its codes masked")
     masked = _masked(sample, model, size, options.seed)
     for picture, hidden in zip(sample.pictures, masked, strict=True):
         both = np.concatenate([picture, np.full((size, 4, 3), 255, np.uint8), hidden], axis=1)
@@ -107,7 +108,10 @@ def _masked(sample: TokenSample, model: ModelConfig, size: int, seed: int) -> li
     """The pictures with the codes grey that a training step would mask."""
     factor = model.image_tokenizer.factor
     side = size // factor
-    noise = draw_noise(0, len(sample.pictures) * side * side, CorruptionConfig(), keyed_generator(seed, sample.draw, "noise"))
+    answers = int((sample.roles_L == Role.ANSWER).sum())
+    noise = draw_noise(
+        answers, len(sample.pictures) * side * side, CorruptionConfig(), keyed_generator(seed, sample.draw, "noise")
+    )
     masks = noise.code_mask_C.reshape(-1, side, side).repeat(factor, 1).repeat(factor, 2)
     return [
         np.where(mask[..., None], GREY, picture).astype(np.uint8) for mask, picture in zip(masks, sample.pictures, strict=True)

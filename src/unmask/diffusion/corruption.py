@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from unmask.config import FieldError
+
 MaskPolicy = Literal["uniform", "cosine", "logit_normal"]
 
 MIN_RATIO = 1e-3
@@ -29,6 +31,11 @@ class CorruptionConfig:
     image_policy: MaskPolicy = "cosine"
     prompt_drop: float = 0.1
     reference_drop: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_drop", "reference_drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FieldError(name, f"is a share of the samples, 0 to 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

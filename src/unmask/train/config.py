@@ -130,6 +130,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise FieldError("steps", f"must be at least 1, not {self.steps}")
+        if not self.edit_weight > 0:
+            raise FieldError("edit_weight", f"must be above 0, not {self.edit_weight}")
         if "all" not in self.trainable and self.init is None:
             parts = ", ".join(self.trainable)
             raise FieldError(

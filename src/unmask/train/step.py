@@ -119,6 +119,10 @@ def _draw_masks(batch: Batch, objective: Objective, codes_per_picture: int) -> _
     text_T, dropped_T = np.zeros(len(batch.ids_T), dtype=bool), np.zeros(len(batch.ids_T), dtype=bool)
     codes, weights, tiles, references = [], [], [], []
     edited_C = batch.edited_BPQ.reshape(-1)
+    if len(edited_C) not in {0, len(batch.pixels_BHW3) * codes_per_picture}:
+        raise ValueError(
+            f"edits are marked on another grid {batch.edited_BPQ.shape} than the {codes_per_picture} codes of a picture"
+        )
     start, first_code = 0, 0
     for number, (draw, length) in enumerate(zip(batch.draws, batch.lengths_S.tolist(), strict=True)):
         roles_L = batch.roles_T[start : start + length]

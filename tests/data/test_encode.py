@@ -22,7 +22,7 @@ from unmask.errors import ConfigError, RowError
 from unmask.randomness import keyed_generator
 
 VISION = TilingConfig(tile=16, pooled=2)
-CONFIG = replace(ENCODING, vision=VISION, code_pixels=2, condition_drop=0.0)
+CONFIG = replace(ENCODING, vision=VISION, code_pixels=2, condition_drop=0.0, image_mode="exact")
 READ, REFERENCE, DRAW = "image", "image_gen_enc", "image_gen"
 
 
@@ -146,6 +146,20 @@ def test_a_picture_in_two_slots_is_decoded_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(images, "decode", counting)
     encode(EDIT, [png(1), png(1), png(2)], replace(CONFIG, image_size=16), fit="pad")
     assert calls == [32, 16]  # as large as the tiles may need; the picture to draw
+
+
+def test_drafts_and_exact_pictures() -> None:
+    """`exact` resizes in one step; `draft` shrinks large pictures first, which moves pixels a little and no token."""
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)).resize((400, 300))
+    out = BytesIO()
+    smooth.save(out, "PNG")
+    blobs = [out.getvalue()] * 3
+    draft, exact = (encode(EDIT, blobs, replace(CONFIG, image_mode=mode), fit="pad") for mode in ("draft", "exact"))
+    assert np.array_equal(exact.tiles[0], cut_tiles(smooth, (400, 300), anyres((400, 300), VISION), VISION))
+    assert np.array_equal(exact.references[0], images.pad_to_square(smooth, 16))
+    assert draft.layouts == exact.layouts and draft.roles_L.tolist() == exact.roles_L.tolist()
+    for one, other in ((draft.tiles[0], exact.tiles[0]), (draft.references[0], exact.references[0])):
+        assert 0 < np.abs(one.astype(int) - other).mean() < 3
 
 
 def test_the_size_of_an_edit_is_told() -> None:

@@ -27,7 +27,8 @@ class EncodingConfig:
         picture_tokens: gen tokens of one picture.
         max_length: the longest sample, in tokens.
         condition_drop: share of the pictures whose micro-conditions are left out (0.3 as published).
-        image_mode: `draft` scales JPEGs while decoding them, `exact` decodes them whole.
+        image_mode: `draft` scales JPEGs while decoding them, and all pictures by a whole number before they are resized by the rest, to
+            sizes that are at least twice those wanted; `exact` does neither.
         max_in_flight: requests at a time and process.
         vision: the tiles of a picture to read; None for a model that reads none.
         code_pixels: side of one image code in pixels.
@@ -53,6 +54,7 @@ class Encoder:
 
     def __init__(self, config: EncodingConfig) -> None:
         self.config = config
+        self._reducing_gap = 2.0 if config.image_mode == "draft" else None
         self.chat = ChatTokenizer(load_tokenizer(config.tokenizer), str(config.tokenizer))
 
     def encode(
@@ -78,7 +80,7 @@ class Encoder:
         parts = [part for turn in conversation.turns for part in turn.parts if isinstance(part, MicroConditions)]
         conditions = [self._condition_text(crop, part, conversation.fit, rng) for crop, part in zip(drawn, parts, strict=False)]
         conditions += [""] * (len(parts) - len(conditions))  # of pictures that are planned, not drawn
-        references = tuple(images.pad_to_square(picture.image, self.config.image_size) for picture in pictures["image_gen_enc"])
+        references = tuple(self._padded(picture) for picture in pictures["image_gen_enc"])
         layouts, tiles = self._tiles(pictures["image"])
         turns, edited_BPQ = self._edit(conversation, [crop.pixels_HW3 for crop in drawn], references)
         ids, roles = self.chat.encode(
@@ -124,8 +126,10 @@ class Encoder:
     def _drawn(self, picture: images.Decoded, fit: Fit, rng: np.random.Generator) -> images.Cropped:
         if fit == "crop":
             return images.random_crop(picture.image, self.config.image_size, rng, picture.original_size)
-        pixels_HW3 = images.pad_to_square(picture.image, self.config.image_size)
-        return images.Cropped(pixels_HW3, *picture.original_size, top=0, left=0)
+        return images.Cropped(self._padded(picture), *picture.original_size, top=0, left=0)
+
+    def _padded(self, picture: images.Decoded) -> np.ndarray:
+        return images.pad_to_square(picture.image, self.config.image_size, self._reducing_gap)
 
     def _condition_text(self, crop: images.Cropped, part: MicroConditions, fit: Fit, rng: np.random.Generator) -> str:
         dropped = rng.random() < self.config.condition_drop
@@ -142,7 +146,9 @@ class Encoder:
         alone = len(pictures) == 1
         layouts = tuple(anyres(picture.original_size, vision) if alone else single(vision) for picture in pictures)
         pairs = zip(pictures, layouts, strict=True)
-        return layouts, tuple(cut_tiles(picture.image, picture.original_size, layout, vision) for picture, layout in pairs)
+        return layouts, tuple(
+            cut_tiles(picture.image, picture.original_size, layout, vision, self._reducing_gap) for picture, layout in pairs
+        )
 
     def _edit(
         self, conversation: Conversation, drawn: Sequence[np.ndarray], references: Sequence[np.ndarray]

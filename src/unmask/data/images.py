@@ -278,9 +278,16 @@ def padded(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return square
 
 
-def pad_to_square(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 pixels [size, size, 3] of the whole picture, padded with black and resized (bicubic, as the published editing does)."""
-    return np.asarray(padded(image, (0, 0, 0)).resize((size, size), Image.Resampling.BICUBIC))
+def pad_to_square(image: Image.Image, size: int, reducing_gap: float | None = None) -> np.ndarray:
+    """uint8 pixels [size, size, 3] of the whole picture, padded with black and resized (bicubic, as the published editing does).
+
+    Args:
+        image: mode RGB.
+        size: the side in pixels.
+        reducing_gap: how many times larger than needed a picture may stay when it is first shrunk by a whole number; None: it is not.
+    """
+    square = padded(image, (0, 0, 0))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=reducing_gap))
 
 
 def without_geometry(conditions: str) -> str:

@@ -126,7 +126,9 @@ def best_canvas(size: tuple[int, int], config: TilingConfig) -> tuple[int, int]:
     return max(config.pinpoints, key=worth)  # the first of equals
 
 
-def cut_tiles(image: Image.Image, size: tuple[int, int], layout: Layout, config: TilingConfig) -> np.ndarray:
+def cut_tiles(
+    image: Image.Image, size: tuple[int, int], layout: Layout, config: TilingConfig, reducing_gap: float | None = None
+) -> np.ndarray:
     """uint8 pixels [N, S, S, 3] of a picture's tiles, the thumbnail first, the others row by row.
 
     Args:
@@ -134,9 +136,10 @@ def cut_tiles(image: Image.Image, size: tuple[int, int], layout: Layout, config:
         size: width and height before any draft, which decide the geometry.
         layout: `anyres(size, config)` or `single(config)`.
         config: the tiles.
+        reducing_gap: how many times larger than needed the picture may stay when it is first shrunk by a whole number; None: it is not.
     """
-    side = config.tile
-    thumbnail = np.asarray(padded(image, GREY).resize((side, side), Image.Resampling.BICUBIC))
+    side, bicubic = config.tile, Image.Resampling.BICUBIC
+    thumbnail = np.asarray(padded(image, GREY).resize((side, side), bicubic, reducing_gap=reducing_gap))
     if layout.canvas is None:
         return thumbnail[None]
     across, down = layout.canvas
@@ -147,6 +150,7 @@ def cut_tiles(image: Image.Image, size: tuple[int, int], layout: Layout, config:
     else:
         inner = (min(math.ceil(width * by_height), room[0]), room[1])
     canvas = Image.new("RGB", room)
-    canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), ((room[0] - inner[0]) // 2, (room[1] - inner[1]) // 2))
+    scaled = image.resize(inner, bicubic, reducing_gap=reducing_gap)
+    canvas.paste(scaled, ((room[0] - inner[0]) // 2, (room[1] - inner[1]) // 2))
     cut = np.asarray(canvas).reshape(down, side, across, side, 3).swapaxes(1, 2)
     return np.concatenate([thumbnail[None], cut.reshape(-1, side, side, 3)])

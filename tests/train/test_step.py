@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.data.preprocess.test_conversations import CASES
 from tests.data.test_encode import CONFIG, EDIT, encode, slot
-from tests.helpers import png
+from tests.helpers import chat, png
 from tests.models import VISION, VQ, micro_model
 from unmask.data.batch import Batch
 from unmask.data.conversation import Located, MicroConditions, Turn, Undrawn
@@ -22,6 +23,7 @@ from unmask.model.unified import UnifiedModel
 from unmask.train.step import Corrupted, Objective, accumulate, corrupt, losses
 
 CPU = torch.device("cpu")
+CHAT = chat()
 MASK = 1000
 COMPRESSED = replace(CONFIG, picture_tokens=16)  # 8 x 8 codes
 KEEP = CorruptionConfig(prompt_drop=0.0, reference_drop=0.0)
@@ -297,3 +299,23 @@ def test_edits_on_another_grid() -> None:
     sample = replace(edit(1), edited_BPQ=np.zeros((1, 4, 4), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"another grid \(1, 4, 4\) than the 64 codes"):
         run([sample])
+
+
+@torch.no_grad()
+def test_every_function_reaches_the_loss() -> None:
+    """What each preprocess function makes of the rows of its golden files, through tokens and batch to masked targets of its own."""
+    samples = []
+    for number, case in enumerate(CASES):
+        made = case.made()
+        blobs = [png(place, 30 + place, 20) for place, _ in enumerate(made.images())]
+        options = {"fit": made.fit, "edit_weighted": made.edit_weighted, "tells_pixel_diff": made.tells_pixel_diff}
+        config = replace(COMPRESSED, max_length=8192)
+        sample = encode(made.turns, blobs, config, number, visible_text_rate=made.visible_text_rate, **options)
+        assert len(sample.layouts) == len(list(made.images("image"))), case.name
+        assert len(sample.references) == len(list(made.images("image_gen_enc"))), case.name
+        assert len(sample.pictures) == len(list(made.images("image_gen"))), case.name
+        located = "<LOC_BEGIN>" in "".join(part.text for turn in made.turns for part in turn.parts if isinstance(part, Located))
+        assert (CHAT.vocab.box_begin in sample.ids_L[sample.roles_L == Role.ANSWER]) == located, case.name
+        samples.append(sample)
+    _, each = run(samples)
+    assert all(len(found) and torch.isfinite(found).all() for found in each.values())

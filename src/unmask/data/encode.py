@@ -54,7 +54,7 @@ class Encoder:
 
     def __init__(self, config: EncodingConfig) -> None:
         self.config = config
-        self._reducing_gap = 2.0 if config.image_mode == "draft" else None
+        self._reducing_gap = None if config.image_mode == "exact" else 2.0
         self.chat = ChatTokenizer(load_tokenizer(config.tokenizer), str(config.tokenizer))
 
     def encode(
@@ -132,10 +132,10 @@ class Encoder:
         return images.pad_to_square(picture.image, self.config.image_size, self._reducing_gap)
 
     def _condition_text(self, crop: images.Cropped, part: MicroConditions, fit: Fit, rng: np.random.Generator) -> str:
-        dropped = rng.random() < self.config.condition_drop
-        text = images.micro_conditions(crop, rng, score=part.score, hps=part.hps)
-        if dropped:
+        if rng.random() < self.config.condition_drop:
+            rng.random(2)  # the draws of a text that is kept: what follows does not depend on the drop
             return ""
+        text = images.micro_conditions(crop, rng, score=part.score, hps=part.hps)
         return text if fit == "crop" else images.without_geometry(text)
 
     def _tiles(self, pictures: Sequence[images.Decoded]) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:

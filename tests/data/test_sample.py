@@ -118,7 +118,7 @@ def test_too_long_samples_are_replaced(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.parquet", records)
     samples, faults = recipe(path, replace(ENCODING, max_length=150)).open().build(DRAWS)
     assert len(samples) == 12 and all(int(sample.source.rsplit("/", 1)[1]) % 2 == 0 for sample in samples)
-    assert {fault.reason for fault in faults} == {"row"} and "more than max_length=150" in faults[0].what
+    assert {fault.reason for fault in faults} == {"too-long"} and "more than max_length=150" in faults[0].what
 
 
 def test_the_same_draws_give_the_same_bytes(tmp_path: Path) -> None:

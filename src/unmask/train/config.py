@@ -7,6 +7,7 @@ from typing import Literal
 
 from unmask.config import FieldError, load
 from unmask.data.order import MixingMode
+from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ModelConfig
@@ -122,6 +123,7 @@ class StageConfig:
         init: checkpoint to start the weights from; null: drawn at random.
         trainable: the parts of the model that learn.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
+        edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
         mixing: how groups share a step.
         seed: of weights, order and noise.
     """
@@ -137,6 +139,7 @@ class StageConfig:
     init: Path | None = None
     trainable: tuple[Part, ...] = ("all",)
     text_loss: bool = True
+    edit_weight: float = 5.0
     mixing: MixingMode = "mixed"
     seed: int = 0
     threads: int | None = None
@@ -148,6 +151,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise FieldError("steps", f"must be at least 1, not {self.steps}")
+        if not self.edit_weight > 0:
+            raise FieldError("edit_weight", f"must be above 0, not {self.edit_weight}")
         if "all" not in self.trainable and self.init is None:
             parts = ", ".join(self.trainable)
             raise FieldError(
@@ -180,6 +185,12 @@ def load_model_config(reference: str) -> ModelConfig:
     if reference.endswith((".yaml", ".yml")):
         return load(ModelConfig, Path(reference))
     return load(ModelConfig, config_file("model", reference))
+
+
+def tiling(config: ModelConfig) -> TilingConfig | None:
+    """The tiles that a model's vision tower reads; None for a model without one."""
+    vision = config.vision
+    return None if vision is None else TilingConfig(tile=vision.image_size, pooled=vision.pooled)
 
 
 def config_file(kind: str, name: str) -> Path:

@@ -26,7 +26,7 @@ from unmask.model.weights import native
 from unmask.storage.fetch import FetchConfig
 from unmask.storage.hub import locate
 from unmask.train import checkpoint
-from unmask.train.config import StageConfig, load_model_config
+from unmask.train.config import StageConfig, load_model_config, tiling
 from unmask.train.metrics import Reporter, StepMetrics
 from unmask.train.optim import build_optimizer, freeze, lr_factor, set_lr
 from unmask.train.step import Objective, accumulate
@@ -127,7 +127,7 @@ def prepare(stage: StageConfig, console: Console) -> Run:
     (stage.folder / "stage.yaml").write_text(to_yaml(stage))
     config = load_model_config(stage.model)
     tokenizer_file = locate(config.tokenizer, "tokenizer.json")
-    recipe, mixture = _open_data(stage, tokenizer_file, _picture_tokens(stage, config.image_tokenizer.factor))
+    recipe, mixture = _open_data(stage, tokenizer_file, config)
     image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
     chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
     if chat.vocab.size > config.vocab_size:
@@ -143,7 +143,7 @@ def prepare(stage: StageConfig, console: Console) -> Run:
     fingerprint: dict[str, object] = dict(mixture.fingerprint())
     state = _resume(stage, model, optimizer, fingerprint, console) or mixture.order.start()
     loader = Loader(recipe, mixture.order, state, _division(stage), stage.loader.workers, stage.loader.steps_ahead)
-    objective = Objective(stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed)
+    objective = Objective(stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight)
     return Run(stage, model, image_tokenizer, optimizer, objective, loader, state, fingerprint, device)
 
 
@@ -177,15 +177,17 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _open_data(stage: StageConfig, tokenizer_file: Path, picture_tokens: int) -> tuple[Recipe, Mixture]:
+def _open_data(stage: StageConfig, tokenizer_file: Path, model: ModelConfig) -> tuple[Recipe, Mixture]:
     cache = stage.loader.cache.expanduser()
     encoding = EncodingConfig(
         tokenizer=tokenizer_file,
         image_size=stage.image.size,
-        picture_tokens=picture_tokens,
+        picture_tokens=_picture_tokens(stage, model.image_tokenizer.factor),
         max_length=stage.loader.max_length,
         condition_drop=stage.image.condition_drop,
         image_mode=stage.image.decode,
+        vision=tiling(model),
+        code_pixels=model.image_tokenizer.factor,
     )
     fetch = FetchConfig(
         seconds=stage.loader.fetch_seconds,

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from PIL import Image
@@ -12,16 +14,23 @@ from unmask.data.encode import EncodingConfig
 from unmask.data.order import Draw
 from unmask.data.records import Dataset, Mixture
 from unmask.data.sample import SampleBuilder
+from unmask.data.tiles import PUBLISHED
 from unmask.data.tokenize import Role, TokenSample
 from unmask.diffusion.corruption import CorruptionConfig, draw_noise
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ModelConfig
 from unmask.randomness import keyed_generator
 from unmask.storage.hub import locate
-from unmask.storage.object_store import ObjectStore
-from unmask.train.config import load_model_config
+from unmask.train.config import load_model_config, tiling
 
-STYLES = {Role.PROMPT: "cyan", Role.ANSWER: "bold green", Role.PICTURE: "bold magenta"}
+STYLES = {
+    Role.PROMPT: "cyan",
+    Role.ANSWER: "bold green",
+    Role.PICTURE: "bold magenta",
+    Role.FEATURE: "yellow",
+    Role.REFERENCE: "blue",
+}
+RUNS = {Role.PICTURE: "picture", Role.FEATURE: "feature", Role.REFERENCE: "reference"}
 GREY = 190
 
 
@@ -34,15 +43,17 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     size = options.size or (64 if model.name == "tiny" else 256)
     factor = model.image_tokenizer.factor
     encoding = EncodingConfig(
-        tokenizer=locate(model.tokenizer, "tokenizer.json"), image_size=size, picture_tokens=(size // factor) ** 2
+        tokenizer=locate(model.tokenizer, "tokenizer.json"),
+        image_size=size,
+        picture_tokens=(size // factor) ** 2,
+        vision=tiling(model) or PUBLISHED,  # a model without a vision tower: its rows as the published one reads them
+        code_pixels=factor,
     )
     builder = SampleBuilder(mixture, encoding)
     record = dataset.at_row(options.row)
     draw = Draw(dataset.spec.length_group, options.row)
     conversation = builder.conversation(dataset, record, draw)
-    store = ObjectStore({**mixture.spec.storage_options, **dataset.spec.storage_options})
-    blobs = [store.get(slot.url) for slot in conversation.images()]
-    sample = builder.encoder.encode(mixture, draw, record.source, conversation, blobs)
+    sample = builder.encoder.encode(mixture, draw, record.source, conversation, builder.pictures(dataset, conversation))
 
     console.rule("columns")
     console.print(record.describe(), markup=False)
@@ -50,7 +61,8 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
     console.print_json(json.dumps(conversation.to_llava(markers=True), ensure_ascii=False))
     console.rule(Text(f"tokens: {sample.describe()}"))
     console.print(_coloured(builder, sample))
-    console.rule("pixels: as cropped, and with its codes masked")
+    if sample.pictures:
+        console.rule("pixels: as cropped, and with its codes masked")
     masked = _masked(sample, model, size, options.seed)
     for picture, hidden in zip(sample.pictures, masked, strict=True):
         both = np.concatenate([picture, np.full((size, 4, 3), 255, np.uint8), hidden], axis=1)
@@ -58,6 +70,11 @@ def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) ->
         if options.png:
             Image.fromarray(both).save(options.png)
             console.print(f"written: {options.png}")
+    for name, seen in (("references", sample.references), ("pictures to read", [tiles[0] for tiles in sample.tiles])):
+        if seen:
+            console.rule(name)
+        for picture in seen:
+            console.print(_half_blocks(Image.fromarray(picture), min(console.width, size + 1)))
 
 
 def _entry(mixture: Mixture, name: str | None) -> Dataset:
@@ -71,17 +88,15 @@ def _entry(mixture: Mixture, name: str | None) -> Dataset:
 
 def _coloured(builder: SampleBuilder, sample: TokenSample) -> Text:
     text = Text()
-    run = 0
-    for number, role in zip(sample.ids_L.tolist(), sample.roles_L.tolist(), strict=True):
-        if role == Role.PICTURE:
-            run += 1
+    for token_role, tokens in groupby(zip(sample.ids_L.tolist(), sample.roles_L.tolist(), strict=True), key=itemgetter(1)):
+        role = Role(token_role)
+        if role in RUNS:
+            text.append(f"[{len(list(tokens))} {RUNS[role]} tokens]", STYLES[role])
             continue
-        if run:
-            text.append(f"[{run} picture tokens]", STYLES[Role.PICTURE])
-            run = 0
-        text.append(builder.encoder.chat.pretty(number).replace("\n", "\\n"), STYLES[Role(role)])
-        text.append("|", "dim")
-    legend = "\nprompt (seen)  answer (text target)  picture (code targets)"
+        for number, _ in tokens:
+            text.append(builder.encoder.chat.pretty(number).replace("\n", "\\n"), STYLES[role])
+            text.append("|", "dim")
+    legend = "\nprompt (seen)  answer (text target)  picture (code targets)  feature, reference (seen)"
     text.append(legend, "dim")
     return text
 
@@ -90,7 +105,10 @@ def _masked(sample: TokenSample, model: ModelConfig, size: int, seed: int) -> li
     """The pictures with the codes grey that a training step would mask."""
     factor = model.image_tokenizer.factor
     side = size // factor
-    noise = draw_noise(0, len(sample.pictures) * side * side, CorruptionConfig(), keyed_generator(seed, sample.draw, "noise"))
+    answers = int((sample.roles_L == Role.ANSWER).sum())
+    noise = draw_noise(
+        answers, len(sample.pictures) * side * side, CorruptionConfig(), keyed_generator(seed, sample.draw, "noise")
+    )
     masks = noise.code_mask_C.reshape(-1, side, side).repeat(factor, 1).repeat(factor, 2)
     return [
         np.where(mask[..., None], GREY, picture).astype(np.uint8) for mask, picture in zip(masks, sample.pictures, strict=True)

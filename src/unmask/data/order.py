@@ -119,7 +119,7 @@ class Order:
         """The draws of the step that `state` stands before, slot by slot of the whole global batch, and the state after it."""
         counters = dict(state.counters)
         draws = []
-        for group in self._groups(state.step, num_slots):
+        for group in (self._names[place] for place in self.places(state.step, num_slots).tolist()):
             draws.append(Draw(group, counters[group]))
             counters[group] += 1
         return draws, OrderState(state.step + 1, counters)
@@ -135,10 +135,11 @@ class Order:
             self._permutations[key] = Permutation(size, self.seed, draw.group, epoch)
         return self._permutations[key](place)
 
-    def _groups(self, step: int, num_slots: int) -> list[str]:
+    def places(self, step: int, num_slots: int) -> np.ndarray:
+        """The group of each slot of a step, as its place among the groups [num_slots]."""
         if len(self._names) == 1:
-            return self._names * num_slots
+            return np.zeros(num_slots, dtype=np.int64)
         rng = keyed_generator(self.seed, "groups", step)
         together = self.mode == "one_group_per_step"
         uniforms = np.repeat(rng.random(), num_slots) if together else rng.random(num_slots)
-        return [self._names[place] for place in np.searchsorted(self._cumulative, uniforms, side="right").tolist()]
+        return np.searchsorted(self._cumulative, uniforms, side="right")

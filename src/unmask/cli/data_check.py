@@ -111,7 +111,7 @@ def probe_table(probes: Sequence[Probe]) -> Table:
     headers = ("data set", "pictures", "ok", "not", "bytes", "slowest fetch", "first bad row")
     table = _table("probe: pictures fetched and decoded", headers)
     for each in probes:
-        slowest = f"{max(each.seconds) * 1000:,.0f} ms\n{(each.slowest or str()).rpartition(chr(47))[2]}" if each.seconds else "-"
+        slowest = f"{max(each.seconds) * 1000:,.0f} ms\n{(each.slowest or '').rpartition(chr(47))[2]}" if each.seconds else "-"
         bad = "\n".join(f"{reason}: {count}" for reason, count in each.reasons.most_common())
         cells = (each.dataset, str(each.pictures), str(each.ok), bad or "-", f"{each.num_bytes:,}", slowest, each.first or "-")
         table.add_row(*map(Text, cells))

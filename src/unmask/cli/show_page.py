@@ -51,7 +51,8 @@ h3 { font-size: 12px; font-weight: 600; letter-spacing: 0.06em; text-transform: 
 details { font-size: 13px; color: var(--quiet); margin-top: 8px; } summary { cursor: pointer; }
 details pre { color: var(--text); white-space: pre-wrap; }
 .pictures { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
-.pictures figure { width: 248px; } .pictures figcaption { margin-top: 8px; color: var(--quiet); overflow-wrap: anywhere; }
+.pictures figure { width: 248px; } .pictures figure.wide { width: 420px; max-width: 100%; }
+.pictures figcaption { margin-top: 8px; color: var(--quiet); overflow-wrap: anywhere; }
 .pictures figcaption b { color: var(--text); font-weight: 550; }
 img { width: 100%; height: auto; display: block; border-radius: 8px; border: 1px solid var(--line); } img.small { image-rendering: pixelated; }
 ul.boxes { list-style: none; margin: 4px 0 0; padding: 0; }
@@ -61,7 +62,9 @@ ul.boxes { list-style: none; margin: 4px 0 0; padding: 0; }
 .prompt { color: var(--prompt); background: var(--prompt-bg); } .answer { color: var(--answer); background: var(--answer-bg); }
 .picture { color: var(--picture); background: var(--picture-bg); } .reference { color: var(--reference); background: var(--reference-bg); }
 .feature { color: var(--feature); background: var(--feature-bg); }
-.tokens .run { padding: 2px 8px; } .tokens .masked, .legend .masked { color: var(--ground); background: var(--text); }
+.tokens .run { padding: 2px 8px; white-space: nowrap; } .legend .masked { color: var(--ground); background: var(--text); }
+.tokens .prompt.masked { color: var(--ground); background: var(--prompt); }
+.tokens .answer.masked { color: var(--ground); background: var(--answer); }
 .legend { display: flex; flex-wrap: wrap; gap: 6px 16px; font-size: 13px; color: var(--quiet); margin: 6px 0 0; }
 .legend span { border-radius: 3px; padding: 0 7px; }
 .error { color: var(--bad); border-left: 3px solid var(--bad); padding: 2px 0 2px 12px; margin: 18px 0 0; overflow-wrap: anywhere; }
@@ -192,7 +195,7 @@ def _stored(seen: Seen) -> str:
     boxes = f'<ul class="boxes">{"".join(items)}</ul>' if items else ""
     facts = f"{width} x {height}, {seen.num_bytes:,} bytes<br>{escape(seen.url)}"
     caption = f"<b>as stored, {KINDS.get(seen.kind, seen.kind)}</b><br>{facts}{boxes}"
-    return _figure(boxed, caption, seen.url)
+    return _figure(boxed, caption, seen.url, "wide" if seen.boxes else "")
 
 
 def _crops(walk: Walk) -> list[str]:
@@ -208,11 +211,11 @@ def _crops(walk: Walk) -> list[str]:
     return figures
 
 
-def _figure(image: Image.Image, caption: str, description: str) -> str:
+def _figure(image: Image.Image, caption: str, description: str, kind: str = "") -> str:
     html = picture(image, description)
     if max(image.size) < 256:
         html = html.replace("<img ", '<img class="small" ')
-    return f"<figure>{html}<figcaption>{caption}</figcaption></figure>"
+    return f'<figure class="{kind}">' + f"{html}<figcaption>{caption}</figcaption></figure>"
 
 
 def _bounded(image: Image.Image, side: int = 512) -> Image.Image:

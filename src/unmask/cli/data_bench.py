@@ -1,7 +1,7 @@
 """How many samples a second the data gives on this machine, stage by stage, and what binds.
 
   unmask data bench config/data/mine.yaml
-  unmask data bench config/data/mine.yaml --size 1024 --batch 16 --workers 8 --seconds 60
+  unmask data bench config/data/mine.yaml --stage config/stage/s2-256.yaml --batch 16 --workers 8 --seconds 60
   unmask data bench config/data/mine.yaml --workers 2 --json
 
 The stages are timed one after another in one process; then the loader runs with its workers for somebody who only waits. Nothing is trained.
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ADVICE = {
     "rows": "the preprocess function or the record table is slow: simplify the function, or put the cache on a local disk",
     "fetch": "the store is slow to answer: more workers, a store or cache nearer by, or smaller pictures",
-    "decode and crop": "more workers while there are idle cores; image.decode=draft where JPEGs are larger than needed; smaller stored pictures",
+    "decode and crop": "more workers while there are idle cores; image.decode=draft where JPEGs are larger than needed; smaller pictures",
     "tokenise": "more workers while there are idle cores; shorter texts",
     "pack": "a smaller batch.per_device, or more workers",
 }
@@ -35,12 +36,17 @@ ADVICE = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to time."""
-    parser.add_argument("--model", default="tiny", help="whose tokenizers to use (default tiny)")
-    parser.add_argument("--size", type=int, help="side of the picture in pixels (default 64 for tiny, else 256)")
+    parser.add_argument(
+        "--stage", type=Path, help="stage file whose model, size and decoding to use, e.g. config/stage/s2-256.yaml"
+    )
+    parser.add_argument("--model", help="whose tokenizers to use (default: of the stage, else tiny)")
+    parser.add_argument(
+        "--size", type=int, help="side of the picture in pixels (default: of the stage, else 64 for tiny and 256)"
+    )
     parser.add_argument("--batch", type=int, default=16, help="samples of a batch (default 16)")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader (default 1)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for the stages and the loader together (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
+    parser.add_argument("--seed", type=int, help="of the order (default: of the stage, else 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
 
 
@@ -53,7 +59,6 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
     if min(options.batch, options.workers) < 1 or not options.seconds > 0:
         raise ConfigError("--batch, --workers and --seconds must be above 0")
-    options.stage = None
     how = settings(options)
     spec = load_mixture(options.file, options.overrides)
     recipe = Recipe(spec, options.file.parent, options.cache.expanduser(), how.seed, how.mode, how.encoding)

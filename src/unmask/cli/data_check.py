@@ -155,7 +155,7 @@ def _plain(
         "batch": options.batch,
         "steps": options.steps,
         "groups": [asdict(each) for each in groups],
-        "probe": [asdict(each) for each in probes],
+        "probe": [{**vars(each), "reasons": dict(each.reasons)} for each in probes],
     }
 
 

@@ -6,7 +6,7 @@ entry whose rows can be trusted is opened on its own.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from unmask.storage.object_store import SCHEMES
 _PLACE = re.compile(r"(?:unknown key |missing keys? )?'?([^'\s:]+)")
 _DECIDE_ROWS = {"json_path", "path", "preprocess_fn", "process_fn_kwargs", "columns"}
 """Without one of these keys an entry would be opened for columns that nobody asked for."""
+_NEEDED = {"json_path": "x.parquet", "preprocess_fn": "text_to_image"}
+"""What stands in for a key that every entry needs, until the file is mended; such an entry is not opened."""
 _PROGRESS = np.linspace(0, 1, 1001)
 _FIRST_ROWS = 3
 
@@ -161,22 +163,34 @@ def _without(node: Node, what: str, untrusted: set[int]) -> Node | None:
         return None if not keys else _drop(node, keys)
     if len(keys) < 2:
         return None
-    number = int(keys[1])
+    number, entry = int(keys[1]), _list(node.value, "datasets")[int(keys[1])]
     if len(keys) > 2:
         if keys[2] in _DECIDE_ROWS or what.startswith("unknown key"):
             untrusted.add(number)
-        return _drop(node, keys)
-    if number in untrusted:
+        smaller = _drop(entry, keys[2:])
+        return _with_entry(
+            node, number, _stand_in(smaller, {"process_fn_kwargs"}) if keys[2] == "preprocess_fn" else _stand_in(smaller)
+        )
+    if number in untrusted and isinstance(entry.value, dict) and _NEEDED.keys() <= entry.value.keys():
         return None
     untrusted.add(number)
+    return _with_entry(node, number, _stand_in(entry, {"process_fn_kwargs"}))
+
+
+def _stand_in(entry: Node, leave_out: Collection[str] = ()) -> Node:
+    """An entry that has what every entry needs, so that the rest of it can be checked."""
+    given = entry.value if isinstance(entry.value, dict) else {}
+    kept = {key: node for key, node in given.items() if key not in leave_out}
+    lacking = {key: Node(value, entry.where) for key, value in _NEEDED.items() if key not in kept}
+    if "path" in kept:
+        lacking.pop("json_path", None)
+    return Node({**kept, **lacking}, entry.where, entry.key_where)
+
+
+def _with_entry(node: Node, number: int, entry: Node) -> Node:
     entries = _list(node.value, "datasets")
-    entry = entries[number]
-    group = entry.value.get("length_group") if isinstance(entry.value, dict) else None
-    stand_in = {"json_path": Node("x.parquet", entry.where), "preprocess_fn": Node("text_to_image", entry.where)}
-    if group is not None and isinstance(group.value, str):
-        stand_in["length_group"] = group
-    changed = Node([*entries[:number], Node(stand_in, entry.where), *entries[number + 1 :]], entry.where)
     assert isinstance(node.value, dict)
+    changed = Node([*entries[:number], entry, *entries[number + 1 :]], node.value["datasets"].where)
     return Node({**node.value, "datasets": changed}, node.where, node.key_where)
 
 

@@ -96,9 +96,10 @@ def test_a_draw_is_what_training_makes_of_it(tmp_path: Path, text_loss: str) -> 
         assert [fault.draw for fault in walk.replaced] == [fault.draw for fault in faults if fault.draw == str(draw)]
         trained = corrupt(Batch.pack([sample]), tokenizer, objective, torch.device("cpu"))
         masked_L = masked_tokens(walk.sample, walk.noise)
-        seen = trained.inputs.ids_T.numpy() == chat.vocab.mask
+        seen = trained.inputs.text_ids_T.numpy() == chat.vocab.mask
         assert np.array_equal(seen, masked_L[sample.roles_L != Role.PICTURE])
-        assert np.array_equal(np.flatnonzero(walk.noise.code_mask_C), trained.wanted.codes.numpy())
+        hidden = trained.inputs.codes_BPQ.numpy().ravel() == tokenizer.config.code_book.mask
+        assert np.array_equal(hidden, walk.noise.code_mask_C)
         dropped += walk.noise.prompt_dropped
     assert 0 < dropped < len(draws)
 

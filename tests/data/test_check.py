@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.helpers import ONE_ENTRY, TWO_GROUPS, mixture, write_data, write_rows
 from unmask.data.check import Checked, check, group_reports
+from unmask.data.spec import load_mixture
+from unmask.errors import ConfigError
 
 MANY = """\
 datasets:
@@ -56,9 +60,6 @@ def test_every_mistake_is_found_and_none_is_invented(tmp_path: Path) -> None:
 
 
 def test_the_first_error_is_the_one_that_loading_stops_at(tmp_path: Path) -> None:
-    from unmask.data.spec import load_mixture
-    from unmask.errors import ConfigError
-
     path = write_data(tmp_path, MANY)
     with pytest.raises(ConfigError) as caught:
         load_mixture(path)
@@ -77,6 +78,32 @@ def test_an_entry_whose_columns_were_refused_is_not_opened(tmp_path: Path) -> No
 )
 def test_what_cannot_be_mended_ends_with_one_error(text: str, tmp_path: Path) -> None:
     assert len(look(write_data(tmp_path, text)).errors) == 1
+
+
+LINES = [line + "\n" for line in MANY.splitlines()] + [
+    "  - {}\n",
+    "    min_size: x\n",
+    "weights: 5\n",
+    "    length_group: four\n",
+    "    path: rows.csv\n",
+]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=st.lists(st.sampled_from(LINES), max_size=14))
+def test_any_file_is_right_or_has_errors(tmp_path: Path, chosen: list[str]) -> None:
+    """Never a traceback, never an endless search, never silence."""
+    if not (tmp_path / "rows.parquet").exists():
+        write_data(tmp_path)
+    path = tmp_path / "any.yaml"
+    path.write_text("datasets:\n" + "".join(chosen))
+    found = look(path)
+    assert (found.mixture is None) == bool(found.errors)
+    try:
+        load_mixture(path)
+    except ConfigError as error:
+        assert str(found.errors[0]) == str(error)
+    assert len({str(error) for error in found.errors}) == len(found.errors)
 
 
 def test_a_picture_column_that_holds_numbers(tmp_path: Path) -> None:

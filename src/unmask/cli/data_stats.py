@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from unmask.data.statistics import EntryStatistics, Measure
 
 SAMPLE = 100_000
+WIDE = 110
+"""Columns of a terminal that has room for histograms."""
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -62,13 +64,14 @@ def print_entry(entry: "EntryStatistics", console: Console) -> None:
     """One entry: its measures with small histograms, its nulls and repetitions."""
     console.rule(Text(entry.name))
     console.print(Text(looked_at(entry)), soft_wrap=True)
-    headers = ("", "rows", "min", "median", "mean", "95 %", "max", "")
+    headers = ("", "rows", "min", "median", "mean", "95 %", "max", *([""] if console.width >= WIDE else []))
     table = Table(
         *(Column(header, overflow="fold", justify="right" if 0 < at < 7 else "left") for at, header in enumerate(headers))
     )
     for measure in entry.measures:
         numbers = (measure.low, measure.median, measure.mean, measure.p95, measure.high)
-        table.add_row(Text(measure.name), f"{measure.count:,}", *map(shown, numbers), Text(sparkline(measure)))
+        cells = [Text(measure.name), Text(f"{measure.count:,}"), *map(Text, map(shown, numbers)), Text(sparkline(measure))]
+        table.add_row(*cells[: len(headers)])
     console.print(table)
     for line in remarks(entry):
         console.print(Text(line), soft_wrap=True)

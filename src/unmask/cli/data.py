@@ -17,8 +17,6 @@ from types import ModuleType
 
 from rich.console import Console
 
-from unmask.cli import data_file
-
 ACTIONS = {
     "check": "check every key, file and column; count rows by rule",
     "show": "one row, or several, at every stop of the corridor",
@@ -38,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(
             name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        data_file.add_arguments(action)
         module.add_arguments(action)
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli import data_file
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ ADVICE = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to time."""
+    data_file.add_arguments(parser)
     parser.add_argument(
         "--stage", type=Path, help="stage file whose model, size and decoding to use, e.g. config/stage/s2-256.yaml"
     )

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli import data_file
 from unmask.data.check import Checked, GroupReport, check, first_picture, group_reports
 from unmask.data.probe import Probe, probe
 from unmask.data.records import Dataset, Mixture
@@ -36,6 +37,7 @@ class Findings(UnmaskError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to count with, and how far to go."""
+    data_file.add_arguments(parser)
     parser.add_argument(
         "--batch", type=int, default=256, help="samples of a step on all ranks, for the steps of an epoch (default 256)"
     )

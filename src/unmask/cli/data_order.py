@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli import data_file
 from unmask.cli.data_file import open_mixture
 from unmask.data.loader import Division
 from unmask.data.replay import MicroBatch, replay, state_before
@@ -28,6 +29,7 @@ _STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Steps, and the run that they belong to."""
+    data_file.add_arguments(parser)
     parser.add_argument(
         "--steps", required=True, metavar="A:B", help="from step A up to B, which is not among them; 0 is the first"
     )

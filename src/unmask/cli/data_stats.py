@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli import data_file
 from unmask.cli.data_file import open_mixture
 from unmask.errors import ConfigError
 
@@ -33,6 +34,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How much to look at, and where to."""
+    data_file.add_arguments(parser)
     parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help=f"the most rows of an entry (default {SAMPLE:,})")
     parser.add_argument("--seed", type=int, default=0, help="of random:N and of the sample (default 0)")
     parser.add_argument("--html", type=Path, help="write a page instead")

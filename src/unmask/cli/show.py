@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from unmask.cli import data_file
 from unmask.cli.data_file import open_mixture
 from unmask.data.tokenize import ChatTokenizer, Role, TokenSample
 
@@ -34,6 +35,7 @@ TEXT_ROLES = (Role.PROMPT, Role.ANSWER)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which rows, of which run, and where to."""
+    data_file.add_arguments(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--row", type=int, default=0, help="row of the entry's record files, from 0 (default 0)")
     which.add_argument("--rows", metavar="A:B", help="several rows, from A up to B, which is not among them")

@@ -18,7 +18,7 @@ datasets:
     preprocess_fn: text_to_imag
     sampling_strategy: al
     colour: red
-  - json_path: rows.parquet
+  - preprocess_fn: text_to_image
   - name: three
     json_path: missing.parquet
     preprocess_fn: text_to_image
@@ -47,7 +47,7 @@ def test_every_mistake_is_found_and_none_is_invented(tmp_path: Path) -> None:
         f"{path}:4": "unknown preprocess function 'text_to_imag'",
         f"{path}:5": "sampling_strategy 'al' is none",
         f"{path}:6": "unknown key 'datasets.0.colour'",
-        f"{path}:7": "missing key 'datasets.1.preprocess_fn'",
+        f"{path}:7": "missing key 'datasets.1.json_path'",
         f"{path}:9": "missing.parquet does not exist",
         f"{path}:12": "has no column 'captoin'",
         f"{path}:16": "data set 'five' has no row left",

@@ -14,7 +14,7 @@ from unmask.data import images
 from unmask.data.conversation import Conversation
 from unmask.data.encode import EncodingConfig
 from unmask.data.order import Draw, MixingMode
-from unmask.data.probe import store_of
+from unmask.data.probe import Pictures
 from unmask.data.records import Dataset, Mixture, Record
 from unmask.data.sample import Fault, SampleBuilder
 from unmask.data.tokenize import Role, TokenSample
@@ -136,6 +136,7 @@ class Corridor:
     def __init__(self, mixture: Mixture, settings: Settings) -> None:
         self.mixture, self.settings = mixture, settings
         self.builder = SampleBuilder(mixture, settings.encoding)
+        self.pictures = Pictures(mixture)
 
     def row(self, dataset: Dataset, row: int) -> Walk:
         """A row of a table, filters aside, as the draw of that number would be."""
@@ -161,11 +162,11 @@ class Corridor:
 
     def _see(self, dataset: Dataset, conversation: Conversation, seen: list[Seen]) -> list[bytes]:
         """Fetch and decode the pictures into `seen`; their bytes. The first fault is raised when all have been tried."""
-        store, blobs, faults = store_of(self.mixture, dataset), [], []
+        blobs, faults = [], []
         for slot, boxes in zip(conversation.images(), boxes_of(conversation), strict=True):
             image, blob = None, b""
             try:
-                blob = store.get(slot.url)
+                blob = self.pictures.get(dataset, slot.url)
                 image = images.decode(blob, target=None, where=slot.url.rpartition("/")[2].partition("?")[0]).image
             except (ImageError, StorageError) as error:
                 faults.append(error)

@@ -1,17 +1,19 @@
 """How fast each stage of the pipeline is on this machine, one after another, and how fast all of it is with worker processes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from unmask.data.batch import Batch
 from unmask.data.loader import Division, Loader
 from unmask.data.order import Draw
-from unmask.data.probe import store_of
+from unmask.data.probe import IN_FLIGHT, Pictures
+from unmask.data.records import Dataset
 from unmask.data.sample import Prepared, Recipe, SampleBuilder
 from unmask.data.tokenize import TokenSample
 from unmask.errors import DataError, ImageError, RowError, StorageError
@@ -85,12 +87,12 @@ def time_stages(builder: SampleBuilder, batch: int, seconds: float, receive: Cal
     Raises:
         DataError: not one sample could be made.
     """
-    times, end = StageTimes(), time.perf_counter() + seconds
+    times, pictures, end = StageTimes(), Pictures(builder.mixture), time.perf_counter() + seconds
     state = builder.mixture.order.start()
-    with ThreadPoolExecutor(builder.encoding.max_in_flight, thread_name_prefix="bench") as pool:
+    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="bench") as pool:
         while not times.samples or time.perf_counter() < end:
             draws, state = builder.mixture.order.step(state, batch)
-            samples = _one_batch(builder, draws, times, pool)
+            samples = _one_batch(builder, draws, times, partial(_fetch_all, pictures, pool))
             if samples:
                 with _timed(times, "pack"):
                     receive(Batch.pack(samples))
@@ -102,7 +104,29 @@ def time_stages(builder: SampleBuilder, batch: int, seconds: float, receive: Cal
     return times
 
 
-def _one_batch(builder: SampleBuilder, draws: list[Draw], times: StageTimes, pool: ThreadPoolExecutor) -> list[TokenSample]:
+_Answer = tuple[float, bytes | None]
+
+
+def _fetch_all(pictures: Pictures, pool: ThreadPoolExecutor, jobs: Sequence[tuple[Dataset, str]]) -> list[_Answer]:
+    """Seconds and bytes of each picture, None where it cannot be had; all are in flight together."""
+
+    def one(job: tuple[Dataset, str]) -> _Answer:
+        started = time.perf_counter()
+        try:
+            data = pictures.get(*job)
+        except StorageError:
+            return time.perf_counter() - started, None
+        return time.perf_counter() - started, data
+
+    return list(pool.map(one, jobs))
+
+
+def _one_batch(
+    builder: SampleBuilder,
+    draws: list[Draw],
+    times: StageTimes,
+    fetch: Callable[[Sequence[tuple[Dataset, str]]], list[_Answer]],
+) -> list[TokenSample]:
     prepared: list[tuple[Draw, Prepared]] = []
     with _timed(times, "rows"):
         for draw in draws:
@@ -111,18 +135,8 @@ def _one_batch(builder: SampleBuilder, draws: list[Draw], times: StageTimes, poo
                 prepared.append((draw, Prepared(dataset, record, builder.conversation(dataset, record, draw))))
             except RowError:
                 times.bad += 1
-    stores = {id(each.dataset): store_of(builder.mixture, each.dataset) for _, each in prepared}
-
-    def fetch(job: tuple[int, str]) -> tuple[float, bytes | None]:
-        started = time.perf_counter()
-        try:
-            data = stores[job[0]].get(job[1])
-        except StorageError:
-            return time.perf_counter() - started, None
-        return time.perf_counter() - started, data
-
     with _timed(times, "fetch"):
-        fetched = iter(list(pool.map(fetch, [(id(each.dataset), url) for _, each in prepared for url in each.urls])))
+        fetched = iter(fetch([(each.dataset, url) for _, each in prepared for url in each.urls]))
     samples = []
     for draw, each in prepared:
         answers = [next(fetched) for _ in each.urls]

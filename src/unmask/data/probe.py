@@ -51,17 +51,32 @@ class _Fetched:
     fault: ImageError | StorageError | None
 
 
-def store_of(mixture: Mixture, dataset: Dataset) -> ObjectStore:
-    """The object store of an entry's pictures."""
-    return ObjectStore({**mixture.spec.storage_options, **dataset.spec.storage_options})
+class Pictures:
+    """The files of pictures, one at a time, each from the store of its entry; may be asked by many threads.
+
+    Args:
+        mixture: the open data file.
+    """
+
+    def __init__(self, mixture: Mixture) -> None:
+        shared = mixture.spec.storage_options
+        self._stores = {id(dataset): ObjectStore({**shared, **dataset.spec.storage_options}) for dataset in mixture.datasets}
+
+    def get(self, dataset: Dataset, url: str) -> bytes:
+        """A picture that a row of an entry names.
+
+        Raises:
+            StorageError: it cannot be had.
+        """
+        return self._stores[id(dataset)].get(url)
 
 
 def probe(mixture: Mixture, count: int) -> list[Probe]:
     """Try `count` rows of every entry, the same ones for the same seed; the pictures of all entries are in flight together."""
-    probes, waiting = [], []
+    probes, waiting, pictures = [], [], Pictures(mixture)
     with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="probe") as pool:
         for number, dataset in enumerate(mixture.datasets):
-            result, store = Probe(number, dataset.spec.label), store_of(mixture, dataset)
+            result = Probe(number, dataset.spec.label)
             probes.append(result)
             for index in _chosen(mixture, dataset, number, count):
                 record = dataset.record(index)
@@ -72,7 +87,7 @@ def probe(mixture: Mixture, count: int) -> list[Probe]:
                 except RowError as error:
                     _bad(result, record, "row", error.what)
                     continue
-                waiting += [(result, record, pool.submit(_try, store, url)) for url in urls]
+                waiting += [(result, record, pool.submit(_try, pictures, dataset, url)) for url in urls]
         for result, record, future in waiting:
             _count(result, record, future.result())
     return probes
@@ -83,12 +98,12 @@ def _chosen(mixture: Mixture, dataset: Dataset, number: int, count: int) -> Iter
     return [shuffle(place) for place in range(min(count, len(dataset)))]
 
 
-def _try(store: ObjectStore, url: str) -> _Fetched:
+def _try(pictures: Pictures, dataset: Dataset, url: str) -> _Fetched:
     started, num_bytes = time.perf_counter(), 0
     fault: ImageError | StorageError | None = None
     seconds = None
     try:
-        data = store.get(url)
+        data = pictures.get(dataset, url)
         seconds, num_bytes = time.perf_counter() - started, len(data)
         images.decode(data, target=None, where=url.rpartition("/")[2].partition("?")[0])
     except (ImageError, StorageError) as error:

@@ -79,6 +79,14 @@ def test_only_rows_that_are_kept_are_looked_at(tmp_path: Path) -> None:
     assert measure(found, "intHeight").low == 20
 
 
+def test_of_half_the_rows_only_those_are_looked_at(tmp_path: Path) -> None:
+    path = write_data(tmp_path, ONE_ENTRY + "    sampling_strategy: dup:0.5\n", parquet_rows=40)
+    opened = mixture(path)
+    rows = sampled_rows(opened.datasets[0], 1000, 0).tolist()
+    assert rows == sorted({opened.datasets[0].selection.row(index) for index in range(20)}) and len(rows) == 20
+    assert entry_statistics(opened, opened.datasets[0], 1000).kept == 20
+
+
 def test_a_sample_stands_for_many_rows_and_is_the_same_every_time(tmp_path: Path) -> None:
     found = look(tmp_path, sample=9)
     assert (found.rows, found.kept, found.sampled) == (40, 40, 9)

@@ -128,7 +128,7 @@ def entry_statistics(mixture: Mixture, dataset: Dataset, sample: int) -> EntrySt
     return EntryStatistics(
         dataset.spec.label,
         dataset.table.num_rows,
-        dataset.selection.num_kept,
+        _kept(dataset),
         len(rows_N),
         {name: dataset.table.arrow_column(name).null_count for name in dataset.table.columns},
         tuple(measure for measure in [*measures, *said] if measure.count),
@@ -140,9 +140,15 @@ def entry_statistics(mixture: Mixture, dataset: Dataset, sample: int) -> EntrySt
 
 def sampled_rows(dataset: Dataset, sample: int, seed: int) -> np.ndarray:
     """Row numbers of the table, rising, at most `sample` of those that the entry keeps."""
-    kept, total = dataset.selection.kept, dataset.selection.num_kept
-    places_N = np.arange(total) if total <= sample else np.sort(Permutation(total, seed, "statistics").many(np.arange(sample)))
-    return places_N if kept is None else np.sort(np.asarray(kept)[places_N].astype(np.int64))
+    selection, total = dataset.selection, _kept(dataset)
+    places = range(total) if total <= sample else Permutation(total, seed, "statistics").many(np.arange(sample)).tolist()
+    rows_N = np.fromiter((selection.row(place * max(1, selection.copies)) for place in places), dtype=np.int64)
+    return np.sort(rows_N)
+
+
+def _kept(dataset: Dataset) -> int:
+    """Different rows that filters and sampling leave; with less than one copy of each, those that were chosen for it."""
+    return dataset.selection.num_kept if dataset.selection.copies else len(dataset)
 
 
 def _chunks(dataset: Dataset, name: str, rows_N: np.ndarray) -> Iterator[pa.Array]:

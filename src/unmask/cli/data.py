@@ -7,6 +7,7 @@
   unmask data stats config/data/mine.yaml --html stats.html   lengths of texts, sizes, scores, duplicates
   unmask data bench config/data/mine.yaml --workers 2         samples a second by stage; what binds
   unmask data order config/data/mine.yaml --steps 0:10        which rows the first steps of a run hold
+  unmask data functions text_to_image                         what a preprocess function reads, and what a row becomes
 
 Each has a --help with examples. `check` needs no model; it leaves with code 1 and one line for every mistake, with file:line and the remedy.
 """
@@ -23,6 +24,7 @@ ACTIONS = {
     "stats": "lengths of texts, sizes, scores, nulls and duplicates",
     "bench": "samples a second by stage, and what binds",
     "order": "which rows the steps of a run hold, by rank",
+    "functions": "what every preprocess function reads, takes and says",
 }
 MODULES = {"show": "unmask.cli.show"}
 """Where an action is, if not in `unmask.cli.data_ACTION`."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unmask.cli.boxes import Box, boxes_of, draw_boxes, find_boxes
-from unmask.data.conversation import Conversation, ImageSlot, Turn
+from unmask.data.conversation import Conversation, ImageSlot, Located, Turn
 
 
 def loc(*corners: int) -> str:
@@ -78,7 +78,7 @@ def test_an_answer_about_a_picture_that_was_shown() -> None:
 def test_a_plan_speaks_of_the_picture_that_it_draws() -> None:
     turns = (
         Turn("human", (slot("image", "a"), "Add a hat.")),
-        Turn("gpt", ("Here: <box_p> hat </box_p>", loc(1, 2, 3, 4), slot("image_gen", "b"))),
+        Turn("gpt", ("Here: ", Located(f"<box_p> hat </box_p>{loc(1, 2, 3, 4)}"), slot("image_gen", "b"))),
     )
     assert boxes_of(Conversation("x", turns)) == [[], [Box((1, 2, 3, 4), "hat")]]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from unmask.data.conversation import Conversation, ImageSlot
+from unmask.data.conversation import Conversation, ImageSlot, Located
 
 BINS = 1024
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008b8b", "#b8860b", "#d81b90")
@@ -59,8 +59,8 @@ def boxes_of(conversation: Conversation) -> list[list[Box]]:
         plans = turn.speaker == "gpt" and any(slot.kind == "image_gen" for slot in ahead)
         text = ""
         for part in (*turn.parts, None):
-            if isinstance(part, str):
-                text += part  # a phrase and its box may be two parts
+            if isinstance(part, str | Located):
+                text += part if isinstance(part, str) else part.text  # a phrase and its box may be two parts
                 continue
             if boxes and text:
                 place = seen if plans and isinstance(part, ImageSlot) else max(0, seen - 1)

@@ -12,7 +12,7 @@ from PIL import Image
 from unmask.cli.boxes import COLOURS, draw_boxes
 from unmask.cli.show import TEXT_ROLES
 from unmask.cli.show_walk import Corridor, Seen, Settings, Walk, masked_tokens
-from unmask.data.conversation import Conversation, ImageSlot, MicroConditions, Turn, Undrawn
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
 from unmask.data.tokenize import ChatTokenizer, Role, TokenSample
 from unmask.page import picture, write_page
 
@@ -169,7 +169,7 @@ def _turn(turn: Turn) -> str:
         elif isinstance(part, Undrawn):
             html += '<span class="chip">&lt;image_gen_fake&gt;</span>'
         else:
-            html += _with_boxes(part)
+            html += _with_boxes(part.text if isinstance(part, Located) else part)
     return html.strip()
 
 

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from unmask.data.batch import Batch
+from unmask.data.conversation import Located
 from unmask.data.loader import Division, Loader
 from unmask.data.order import Draw
 from unmask.data.probe import IN_FLIGHT, Pictures
@@ -151,7 +152,8 @@ def _one_batch(
 
 def _encode(builder: SampleBuilder, draw: Draw, prepared: Prepared, blobs: list[bytes], times: StageTimes) -> TokenSample | None:
     """The sample; the time for its texts is taken apart from the time for its pictures."""
-    texts = [part for turn in prepared.conversation.turns for part in turn.parts if isinstance(part, str)]
+    parts = [part for turn in prepared.conversation.turns for part in turn.parts]
+    texts = [part if isinstance(part, str) else part.text for part in parts if isinstance(part, str | Located)]
     started = time.perf_counter()
     for text in texts:
         builder.encoder.chat.tokenizer.encode(text, add_special_tokens=False)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from unmask.data.conversation import ImageSlot
+from unmask.data.conversation import ImageSlot, Located
 from unmask.data.order import Draw, Permutation
 from unmask.data.records import HEIGHT, WIDTH, Dataset, Mixture
 from unmask.errors import RowError
@@ -215,7 +215,8 @@ def _conversations(mixture: Mixture, dataset: Dataset, rows_N: np.ndarray) -> tu
             refused[error.what[:120]] += 1
             continue
         for speaker in ("human", "gpt"):
-            texts = [part for turn in made.turns if turn.speaker == speaker for part in turn.parts if isinstance(part, str)]
+            parts = [part for turn in made.turns if turn.speaker == speaker for part in turn.parts]
+            texts = [part if isinstance(part, str) else part.text for part in parts if isinstance(part, str | Located)]
             found.setdefault(f"conversation: words of {speaker}", []).append(len(" ".join(texts).split()))
         for kind in ("image", "image_gen_enc", "image_gen"):
             slots: list[ImageSlot] = [slot for slot in made.images() if slot.kind == kind]

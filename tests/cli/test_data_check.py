@@ -85,7 +85,7 @@ def test_probed_pictures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert said["ok"] is False and said["probe"][0]["reasons"] == {"empty": 1} and said["probe"][0]["ok"] == 11
 
 
-@pytest.mark.parametrize("flag", ["--batch", "--steps"])
-def test_numbers_below_one(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(write_data(tmp_path), flag, "0") == 1
-    assert capsys.readouterr().err == f"error: {flag} 0 is too few; give a number above 0\n"
+@pytest.mark.parametrize(("flag", "number"), [("--batch", 0), ("--steps", 0), ("--probe", -1)])
+def test_numbers_below_one(flag: str, number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(write_data(tmp_path), flag, str(number)) == 1
+    assert capsys.readouterr().err == f"error: {flag} {number} is too few; give a number above 0\n"

@@ -1,6 +1,8 @@
 """`unmask data order`: the draws of some steps by rank, as a table or as JSON lines."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,20 @@ def test_the_published_way_of_mixing(tmp_path: Path, capsys: pytest.CaptureFixtu
     steps = [json.loads(line)["draws"] for line in capsys.readouterr().out.splitlines()]
     groups = [{draw["draw"].split("#")[0] for draw in draws} for draws in steps]
     assert all(len(each) == 1 for each in groups) and set().union(*groups) == {"one", "two"}
+
+
+def test_a_reader_may_leave_early(tmp_path: Path) -> None:
+    """As `head` does; also what was printed first comes before all has been counted."""
+    path = write_data(tmp_path)
+    words = [sys.executable, "-m", "unmask", "data", "order", str(path), "--steps", "0:1000000", "--json"]
+    with subprocess.Popen(
+        [*words, "--cache", str(tmp_path / "cache")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["step"] == 0
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
 
 
 MISTAKES = {

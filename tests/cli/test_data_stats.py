@@ -76,3 +76,9 @@ def test_every_bar_of_a_histogram_says_what_it_holds() -> None:
     svg = histogram(measure(3, 0, 5, low=0.5))
     assert "1: 3 rows" in svg and "2: 0 rows" in svg and "3: 5 rows" in svg and svg.count('class="bar"') == 2
     assert "2 to 9" not in svg
+
+
+def test_a_page_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_data(tmp_path)
+    assert stats(path, "--html", str(path / "stats.html")) == 1
+    assert "stats.html: cannot be written (" in capsys.readouterr().err

@@ -240,3 +240,18 @@ def test_pictures_are_inside_the_page(tmp_path: Path) -> None:
     stored = Image.open(io.BytesIO(base64.b64decode(first.split(",", 1)[1])))
     with Image.open(tmp_path / "pictures" / "p0.png") as original:
         assert np.array_equal(np.asarray(stored), np.asarray(original))
+
+
+@pytest.mark.parametrize("flag", ["--html", "--png"])
+def test_a_file_that_cannot_be_written(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_data(tmp_path)
+    target = path / "row"  # below a file
+    assert show(path, "--size", "16", flag, str(target)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {target}: cannot be written (") and err.endswith("; name another file\n")
+
+
+def test_a_png_may_have_any_name(tmp_path: Path) -> None:
+    assert show(write_data(tmp_path), "--size", "16", "--png", str(tmp_path / "row.picture")) == 0
+    with Image.open(tmp_path / "row.picture") as image:
+        assert image.format == "PNG"

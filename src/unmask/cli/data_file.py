@@ -1,11 +1,14 @@
 """The data file that every `unmask data` command is given."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from unmask.data.order import MixingMode
 from unmask.data.records import Mixture
 from unmask.data.spec import load_mixture
+from unmask.errors import ConfigError
 
 CACHE = Path("~/.cache/unmask")
 
@@ -21,3 +24,12 @@ def open_mixture(options: argparse.Namespace, seed: int, mode: MixingMode = "mix
     """The data file with its record files open; the first mistake of it is an error."""
     spec = load_mixture(options.file, options.overrides)
     return Mixture(spec, options.file.parent, options.cache.expanduser(), seed, mode)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Around the writing of a file that the command line names: what stands in the way becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot be written ({error.strerror})", where=str(path), fix="name another file") from None

@@ -54,7 +54,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         plain = {"file": str(options.file), "sample": options.sample, "entries": [asdict(entry) for entry in entries]}
         console.file.write(json.dumps(plain, ensure_ascii=False, indent=1) + "\n")
     if options.html:
-        write_stats_page(options.html, str(options.file), entries)
+        with data_file.written(options.html):
+            write_stats_page(options.html, str(options.file), entries)
         if not options.json:
             console.print(f"written: {options.html}", soft_wrap=True)
     if not options.json and not options.html:

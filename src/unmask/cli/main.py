@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the input is wrong, 2 the command line is wrong, 3 stopped
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     try:
         options.run(options, console)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough: `unmask data order ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnmaskError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")

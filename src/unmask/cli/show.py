@@ -71,7 +71,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         corridor = Corridor(mixture, how)
         walks = [corridor.row(dataset, row) for row in rows]
     if options.html:
-        write_rows_page(options.html, str(options.file), corridor, walks)
+        with data_file.written(options.html):
+            write_rows_page(options.html, str(options.file), corridor, walks)
         console.print(f"written: {options.html}", soft_wrap=True)
     else:
         for walk in walks:
@@ -141,8 +142,9 @@ def _write_png(walk: "Walk", path: Path, console: Console) -> None:
     for image in pictures:
         sheet.paste(image, (0, top))
         top += image.height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with data_file.written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, "PNG")
     console.print(f"written: {path}", soft_wrap=True)
 
 

@@ -49,7 +49,7 @@ def test_every_mistake_is_found_and_none_is_invented(tmp_path: Path) -> None:
         f"{path}:6": "unknown key 'datasets.0.colour'",
         f"{path}:7": "missing key 'datasets.1.json_path'",
         f"{path}:9": "missing.parquet does not exist",
-        f"{path}:12": "has no column 'captoin'",
+        f"{path}:14": "has no column 'captoin'",
         f"{path}:16": "data set 'five' has no row left",
         f"{path}:20": "weight for group 'nobody', which no data set uses",
     }

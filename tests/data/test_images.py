@@ -23,8 +23,10 @@ from unmask.data.images import (
     condition_text,
     decode,
     micro_conditions,
+    pad_to_square,
     random_crop,
     resized_size,
+    without_geometry,
 )
 from unmask.errors import ImageError
 
@@ -296,3 +298,22 @@ def test_rates_and_draws() -> None:
         rng = np.random.default_rng(2)
         micro_conditions(crop, rng, score=None, hps=None, luminance_rate=rate, contrast_rate=rate)
         assert rng.random() == np.random.default_rng(2).random(3)[2]
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (7, 7), (31, 30)])
+def test_pad_to_square(size: tuple[int, int]) -> None:
+    """The whole picture in the middle; bands of black, equal up to one pixel of the square."""
+    side = max(size)
+    pixels = pad_to_square(Image.new("RGB", size, "white"), side)
+    assert pixels.shape == (side, side, 3) and pixels.dtype == np.uint8
+    lit = pixels[..., 0] == 255
+    rows, columns = lit.any(1).nonzero()[0], lit.any(0).nonzero()[0]
+    assert (len(columns), len(rows)) == size and lit.sum() == size[0] * size[1] and not pixels[~lit].any()
+    assert abs(rows[0] - (side - 1 - rows[-1])) <= 1 and abs(columns[0] - (side - 1 - columns[-1])) <= 1
+    assert pad_to_square(Image.new("RGB", size, "white"), 16).shape == (16, 16, 3)
+
+
+def test_without_geometry() -> None:
+    text = condition_text((30, 20), (1, 2), luminance=0.5, score=6.0, hps=0.3)
+    assert without_geometry(text) == "LUMINANCE : 0.500; SCORE : 6.000; HPS : 3.000"
+    assert without_geometry(condition_text((30, 20), (1, 2))) == ""

@@ -290,6 +290,28 @@ def test_a_data_set_with_a_slash_in_its_name() -> None:
     assert set(budget._recent) == {"a/b"}
 
 
+def test_a_data_set_that_is_seldom_drawn_has_the_same_allowance() -> None:
+    """Its own last 1,000 draws count, however many of others come between, and its first draws too."""
+    budget = FaultBudget(share=0.01, window=1000)
+    for number in range(10):
+        budget.observe(step(500, fault(number, "seldom"), dataset="often"))
+    with pytest.raises(FaultBudgetError, match="11 of the last 11 draws of data set 'seldom' failed"):
+        budget.observe(step(500, fault(10, "seldom"), dataset="often"))
+
+
+def test_two_entries_of_one_name_have_a_budget_each(tmp_path: Path) -> None:
+    """The broken one does not hide behind the other: the position tells them apart, in faults and in what stops the run."""
+    text = TWO_GROUPS.replace("name: small", "name: big").replace("one: 300, two: 100", "one: 300, two: 30")
+    path = write_data(tmp_path, text)
+    for number in range(12, 15):
+        (tmp_path / "pictures" / f"p{number}.png").unlink()
+    budget = FaultBudget(share=0.2, window=40)
+    with pytest.raises(FaultBudgetError, match="draws of data set 'big#2' failed"):
+        for loaded in loader(recipe(path), num_workers=0):
+            budget.observe(loaded)
+    assert {dataset for dataset, _ in budget.counts} == {"big#2"} and set(budget._recent) == {"big#1", "big#2"}
+
+
 def test_a_budget_of_nothing() -> None:
     budget = FaultBudget(share=0.0)
     budget.observe(step(8))

@@ -10,6 +10,7 @@ from tests.helpers import TWO_GROUPS, loader, recipe, take, write_data
 from unmask.data.loader import Division
 from unmask.data.order import MixingMode, Order
 from unmask.data.replay import replay, state_before
+from unmask.data.schedule import Schedule
 
 
 @settings(deadline=None, max_examples=30)
@@ -26,6 +27,24 @@ def test_the_state_is_that_after_all_steps_before(weights: list[int], mode: Mixi
     for _ in range(step):
         state = order.step(state, slots)[1]
     assert state_before(order, step, slots) == state
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    mode=st.sampled_from(["mixed", "one_group_per_step"]),
+    factor=st.sampled_from([0.3, 1.0, 2.5]),
+    step=st.integers(0, 30),
+    per_device=st.integers(1, 6),
+    groups=st.integers(1, 3),
+)
+def test_weights_that_move_and_batch_factors(mode: MixingMode, factor: float, step: int, per_device: int, groups: int) -> None:
+    names = [str(number) for number in range(groups)]
+    weights = {name: Schedule(((0.0, 1.0), (1.0, 1.0 + number))) for number, name in enumerate(names)}
+    order = Order(dict.fromkeys(names, 7), weights, 3, mode, batch_factors={"0": factor}, total_steps=20)
+    state = order.start()
+    for _ in range(step):
+        state = order.step(state, 4 * per_device, per_device)[1]
+    assert state_before(order, step, 4 * per_device, per_device) == state
 
 
 def test_far_away_steps_of_one_group_are_arithmetic() -> None:

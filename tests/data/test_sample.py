@@ -118,7 +118,7 @@ def test_too_long_samples_are_replaced(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.parquet", records)
     samples, faults = recipe(path, replace(ENCODING, max_length=150)).open().build(DRAWS)
     assert len(samples) == 12 and all(int(sample.source.rsplit("/", 1)[1]) % 2 == 0 for sample in samples)
-    assert {fault.reason for fault in faults} == {"row"} and "more than max_length=150" in faults[0].what
+    assert {fault.reason for fault in faults} == {"too-long"} and "more than max_length=150" in faults[0].what
 
 
 def test_the_same_draws_give_the_same_bytes(tmp_path: Path) -> None:
@@ -179,7 +179,8 @@ def test_pictures_of_several_data_sets(tmp_path: Path) -> None:
 
 def test_data_sets_with_the_same_storage_share_their_connections(tmp_path: Path) -> None:
     builder = recipe(write_data(tmp_path, TWO_GROUPS)).open()
-    assert len({id(store) for store in builder._stores.values()}) == 1
+    builder.build([Draw("one", 0), Draw("two", 0)])
+    assert len(builder._fetchers) == 1
 
 
 def test_when_no_row_can_be_used(tmp_path: Path) -> None:

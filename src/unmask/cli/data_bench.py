@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from unmask.data.batch import Batch
     from unmask.data.bench import LoaderTimes, StageTimes
 
+STEPS = 1_000_000
+"""Weights that move stand at their start."""
 ADVICE = {
     "rows": "the preprocess function or the record table is slow: simplify the function, or put the cache on a local disk",
     "fetch": "the store is slow to answer: more workers, a store or cache nearer by, or smaller pictures",
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise ConfigError("--batch, --workers and --seconds must be above 0")
     how = settings(options)
     spec = load_mixture(options.file, options.overrides)
-    recipe = Recipe(spec, options.file.parent, options.cache.expanduser(), how.seed, how.mode, how.encoding)
+    recipe = Recipe(spec, options.file.parent, options.cache.expanduser(), how.seed, how.mode, how.encoding, total_steps=STEPS)
     builder = recipe.open()
     receive, device = _receiver()
     with console.status("timing the stages"):

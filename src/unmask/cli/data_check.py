@@ -84,7 +84,7 @@ def report(mixture: Mixture, groups: Sequence[GroupReport], title: str) -> Table
     for dataset in mixture.datasets:
         rules = [f"{rule}: {left:,}" for rule, left in dataset.selection.steps[1:]]
         cells = (
-            dataset.spec.label,
+            dataset.label,
             dataset.spec.length_group,
             dataset.spec.preprocess_fn,
             f"{dataset.table.num_rows:,}",

@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the built tables (default ~/.cache/unmask)")
 
 
-def open_mixture(options: argparse.Namespace, seed: int, mode: MixingMode = "mixed") -> Mixture:
+def open_mixture(options: argparse.Namespace, seed: int, mode: MixingMode = "mixed", total_steps: int | None = None) -> Mixture:
     """The data file with its record files open; the first mistake of it is an error."""
     spec = load_mixture(options.file, options.overrides)
-    return Mixture(spec, options.file.parent, options.cache.expanduser(), seed, mode)
+    return Mixture(spec, options.file.parent, options.cache.expanduser(), seed, mode, total_steps)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", choices=("mixed", "one_group_per_step"), default="mixed", help="mixing of the stage (default mixed)"
     )
+    parser.add_argument("--total-steps", type=int, help="of the run, which weights that move with its progress need")
     parser.add_argument("--seed", type=int, default=0, help="of the run (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
 
@@ -47,8 +48,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     """Print the draws of the steps."""
     first, end = _steps(options.steps)
     division = _division(options)
-    mixture = open_mixture(options, options.seed, options.mode)
-    state = state_before(mixture.order, first, division.global_size)
+    mixture = open_mixture(options, options.seed, options.mode, options.total_steps)
+    state = state_before(mixture.order, first, division.global_size, division.per_device)
     pieces = replay(mixture, state, division, end)
     if options.json:
         for piece in pieces:

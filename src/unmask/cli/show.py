@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 
     from unmask.cli.show_walk import Corridor, Walk
 
-STYLES = {Role.PROMPT: "cyan", Role.ANSWER: "bold green", Role.PICTURE: "bold magenta"}
-LEGEND = "prompt (seen)  answer (text target)  picture (code targets)"
+STYLES = {
+    Role.PROMPT: "cyan",
+    Role.ANSWER: "bold green",
+    Role.PICTURE: "bold magenta",
+    Role.FEATURE: "yellow",
+    Role.REFERENCE: "blue",
+}
+LEGEND = "prompt (seen)  answer (text target)  picture (code targets)  feature, reference (seen)"
 TEXT_ROLES = (Role.PROMPT, Role.ANSWER)
 """Roles whose tokens are words; runs of others are shown as one."""
 
@@ -154,7 +160,7 @@ def _coloured(chat: ChatTokenizer, sample: TokenSample) -> Text:
     before = Role.PROMPT
     for number, role in zip([*sample.ids_L.tolist(), None], [*sample.roles_L.tolist(), Role.PROMPT], strict=True):
         if run and role != before:
-            text.append(f"[{run} {before.name.lower()} tokens]", STYLES.get(before, "bold yellow"))
+            text.append(f"[{run} {before.name.lower()} tokens]", STYLES[before])
             run = 0
         before = Role(role)
         if before not in TEXT_ROLES:

@@ -65,6 +65,8 @@ ul.boxes { list-style: none; margin: 4px 0 0; padding: 0; }
 .tokens .run { padding: 2px 8px; white-space: nowrap; } .legend .masked { color: var(--ground); background: var(--text); }
 .tokens .prompt.masked { color: var(--ground); background: var(--prompt); }
 .tokens .answer.masked { color: var(--ground); background: var(--answer); }
+.tokens .reference.masked { color: var(--ground); background: var(--reference); }
+.tokens .feature.masked { color: var(--ground); background: var(--feature); }
 .legend { display: flex; flex-wrap: wrap; gap: 6px 16px; font-size: 13px; color: var(--quiet); margin: 6px 0 0; }
 .legend span { border-radius: 3px; padding: 0 7px; }
 .error { color: var(--bad); border-left: 3px solid var(--bad); padding: 2px 0 2px 12px; margin: 18px 0 0; overflow-wrap: anywhere; }
@@ -140,9 +142,10 @@ def _counts(walk: Walk) -> str:
     sample, noise = walk.sample, walk.noise
     assert sample is not None and noise is not None
     counts = [f"{int((sample.roles_L == role).sum())} {role.name.lower()}" for role in Role if (sample.roles_L == role).any()]
-    text = f"of the text {noise.text_ratio:.0%}, " if len(noise.text_mask_K) else ""
+    ratios = [f"of the text {noise.text_ratio:.0%}"] if len(noise.text_mask_K) else []
+    ratios += [f"of the picture {noise.image_ratio:.0%}"] if len(noise.code_mask_C) else []
     dropped = ", and the whole prompt is masked" if noise.prompt_dropped else ""
-    return f"{len(sample)} tokens: {', '.join(counts)}. Mask ratios drawn: {text}of the picture {noise.image_ratio:.0%}{dropped}."
+    return f"{len(sample)} tokens: {', '.join(counts)}. Mask ratios drawn: {', '.join(ratios) or 'none'}{dropped}."
 
 
 def _columns(walk: Walk) -> str:
@@ -208,6 +211,13 @@ def _crops(walk: Walk) -> list[str]:
         mask = walk.noise.code_mask_C
         share = f"<b>as masked</b><br>ratio {walk.noise.image_ratio:.0%}: {int(mask.sum())} of {mask.size} codes"
         figures.append(_figure(Image.fromarray(hidden), share, "the crop with masked codes grey"))
+    for tiles in walk.sample.tiles:
+        caption = f"<b>as read</b><br>{len(tiles)} tiles of {tiles.shape[1]} px; the first"
+        figures.append(_figure(Image.fromarray(tiles[0]), caption, "the first tile"))
+    for reference in walk.sample.references:
+        dropped = ", masked in this draw" if walk.noise.references_dropped else ""
+        caption = f"<b>as a reference</b><br>{reference.shape[0]} x {reference.shape[1]}, padded{dropped}"
+        figures.append(_figure(Image.fromarray(reference), caption, "the reference"))
     return figures
 
 
@@ -235,7 +245,8 @@ def _tokens(walk: Walk, chat: ChatTokenizer) -> str:
             html += [_token(chat, sample, at, bool(masked_L[at])) for at in places]
         else:
             name = role.name.lower()
-            html.append(f'<span class="{name} run">{len(places)} {name} tokens</span>')
+            said, kind = (", masked", " masked") if masked_L[places].all() else ("", "")
+            html.append(f'<span class="{name} run{kind}">{len(places)} {name} tokens{said}</span>')
     return f'<div class="tokens">{"".join(html)}</div>'
 
 

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ from unmask.data.order import Draw, MixingMode
 from unmask.data.probe import Pictures
 from unmask.data.records import Dataset, Mixture, Record
 from unmask.data.sample import Fault, SampleBuilder
+from unmask.data.tiles import PUBLISHED
 from unmask.data.tokenize import Role, TokenSample
 from unmask.diffusion.corruption import CorruptionConfig, Noise, draw_noise
 from unmask.errors import ConfigError, DataError, ImageError, RowError, StorageError, UnmaskError, did_you_mean
 from unmask.model.config import ModelConfig
 from unmask.randomness import keyed_generator
 from unmask.storage.hub import locate
-from unmask.train.config import StageConfig, load_model_config, load_stage
+from unmask.train.config import StageConfig, load_model_config, load_stage, tiling
 
 GREY = 190
 _DRAW = re.compile(r"(?P<group>.+)#(?P<number>\d{1,18})", re.DOTALL)
@@ -65,7 +66,7 @@ def settings(options: argparse.Namespace) -> Settings:
     tokenizer = locate(model.tokenizer, "tokenizer.json")
     return Settings(
         model,
-        _encoding(tokenizer, size, (size // square) ** 2, stage),
+        _encoding(tokenizer, size, (size // square) ** 2, model, stage),
         stage.corruption if stage else CorruptionConfig(),
         stage.text_loss if stage else True,
         options.seed if options.seed is not None else stage.seed if stage else 0,
@@ -73,13 +74,18 @@ def settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _encoding(tokenizer: Path, size: int, picture_tokens: int, stage: StageConfig | None) -> EncodingConfig:
-    if stage is None:
-        return EncodingConfig(tokenizer=tokenizer, image_size=size, picture_tokens=picture_tokens)
-    return EncodingConfig(
+def _encoding(tokenizer: Path, size: int, picture_tokens: int, model: ModelConfig, stage: StageConfig | None) -> EncodingConfig:
+    plain = EncodingConfig(
         tokenizer=tokenizer,
         image_size=size,
         picture_tokens=picture_tokens,
+        vision=tiling(model) or PUBLISHED,  # a model without a vision tower: its rows as the published one reads them
+        code_pixels=model.image_tokenizer.factor,
+    )
+    if stage is None:
+        return plain
+    return replace(
+        plain,
         max_length=stage.loader.max_length,
         condition_drop=stage.image.condition_drop,
         image_mode=stage.image.decode,
@@ -181,7 +187,7 @@ class Corridor:
         side, factor = self.settings.codes_side, self.settings.model.image_tokenizer.factor
         num_text = int((sample.roles_L == Role.ANSWER).sum()) if self.settings.text_loss else 0
         rng = keyed_generator(self.settings.seed, sample.draw, "noise")
-        noise = draw_noise(num_text, len(sample.pictures) * side * side, self.settings.corruption, rng)
+        noise = draw_noise(num_text, len(sample.pictures) * side * side, self.settings.corruption, rng, sample.visible_text_rate)
         masks = noise.code_mask_C.reshape(-1, side, side).repeat(factor, 1).repeat(factor, 2)
         masked = tuple(
             np.where(mask[..., None], GREY, pixels).astype(np.uint8) for mask, pixels in zip(masks, sample.pictures, strict=True)
@@ -190,12 +196,14 @@ class Corridor:
 
 
 def masked_tokens(sample: TokenSample, noise: Noise) -> np.ndarray:
-    """Which text tokens of a sample are masked [L]."""
+    """Which tokens of a sample are masked, codes of pictures to draw aside [L]."""
     masked_L = np.zeros(len(sample), dtype=bool)
     if len(noise.text_mask_K):
         masked_L[np.flatnonzero(sample.roles_L == Role.ANSWER)[noise.text_mask_K]] = True
     if noise.prompt_dropped:
-        masked_L[sample.roles_L == Role.PROMPT] = True
+        masked_L[(sample.roles_L == Role.PROMPT) | (sample.roles_L == Role.FEATURE)] = True
+    if noise.references_dropped:
+        masked_L[sample.roles_L == Role.REFERENCE] = True
     return masked_L
 
 
@@ -217,20 +225,20 @@ def chosen_rows(dataset: Dataset, rows: str | None, row: int) -> Sequence[int]:
     last = dataset.table.num_rows - 1
     if rows is None:
         if not 0 <= row <= last:
-            raise ConfigError(f"--row {row} is outside 0...{last} of data set '{dataset.spec.label}'")
+            raise ConfigError(f"--row {row} is outside 0...{last} of data set '{dataset.label}'")
         return [row]
     match = re.fullmatch(r"(\d{1,18}):(\d{1,18})", rows)
     if match is None:
         raise ConfigError(f"--rows '{rows}' is no range", fix="write two numbers with a colon, such as --rows 0:8")
     first, end = int(match[1]), int(match[2])
     if first >= end or first > last:
-        raise ConfigError(f"--rows {rows} holds no row of 0...{last} of data set '{dataset.spec.label}'", fix="write --rows 0:8")
+        raise ConfigError(f"--rows {rows} holds no row of 0...{last} of data set '{dataset.label}'", fix="write --rows 0:8")
     return range(first, min(end, last + 1))
 
 
 def chosen_entry(mixture: Mixture, name: str | None) -> Dataset:
     """The data set of a name, else the first."""
-    named = {dataset.spec.label: dataset for dataset in reversed(mixture.datasets)}
+    named = {dataset.label: dataset for dataset in reversed(mixture.datasets)}
     if name is None:
         return mixture.datasets[0]
     if name not in named:

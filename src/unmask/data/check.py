@@ -51,7 +51,7 @@ def check(path: Path, overrides: Sequence[str], cache: Path, seed: int = 0) -> C
         return Checked(None, tuple(errors))
     if not errors:
         try:
-            mixture = Mixture(spec, path.parent, cache, seed)
+            mixture = Mixture(spec, path.parent, cache, seed, total_steps=len(_PROGRESS) - 1)
         except DataError:
             pass  # once more, entry by entry
         else:
@@ -61,7 +61,9 @@ def check(path: Path, overrides: Sequence[str], cache: Path, seed: int = 0) -> C
         if number in untrusted:
             continue
         try:
-            alone = Mixture(replace(spec, datasets=(entry,), weights={}), path.parent, cache, seed)
+            alone = Mixture(
+                replace(spec, datasets=(entry,), weights={}), path.parent, cache, seed, total_steps=len(_PROGRESS) - 1
+            )
         except DataError as error:
             errors.append(error)
         else:
@@ -98,15 +100,15 @@ def group_reports(mixture: Mixture, batch: int, steps: int | None) -> list[Group
         batch: samples of one step, over all ranks.
         steps: of the run, if known.
     """
-    weights = np.array([[_weight(mixture.spec, group, at) for at in _PROGRESS] for group in mixture.groups])
-    shares = weights / weights.sum(axis=0)
+    by_step = [mixture.order.shares(step) for step in range(len(_PROGRESS))]
     reports = []
-    for group, weight, share in zip(mixture.groups, weights, shares, strict=True):
+    for group in mixture.groups:
+        share = np.array([shares[group] for shares in by_step])
         rows = mixture.order.sizes[group]
         reports.append(
             GroupReport(
                 group,
-                float(weight[0]),
+                mixture.spec.weight(group),
                 float(np.trapezoid(share, _PROGRESS)),
                 rows,
                 _steps_until(rows, share * batch, steps),
@@ -114,10 +116,6 @@ def group_reports(mixture: Mixture, batch: int, steps: int | None) -> list[Group
             )
         )
     return reports
-
-
-def _weight(spec: MixtureSpec, group: str, progress: float) -> float:
-    return spec.weight(group)
 
 
 def _steps_until(rows: int, draws: np.ndarray, steps: int | None) -> int | None:
@@ -239,9 +237,10 @@ def _entry_errors(mixture: Mixture, dataset: Dataset) -> list[UnmaskError]:
             what = f"column '{column}', which names pictures, holds {kind}, not text ({', '.join(spec.paths[:3])})"
             return [DataError(what, where=spec.at("json_path"), fix="write paths or addresses into it, or name another column")]
     url = first_picture(mixture, dataset)
-    scheme, separator, _ = (url or "").partition("://")
+    there = "" if url is None else mixture.spec.resolve(url, spec).url
+    scheme, separator, _ = there.partition("://")
     if separator and scheme not in (*SCHEMES, "s3a"):
-        what = f"pictures are at '{url}', and '{scheme}://' is no kind of address that is read"
+        what = f"pictures are at '{there}', and '{scheme}://' is no kind of address that is read"
         return [DataError(what, where=spec.at("image_root"), fix=did_you_mean(scheme, SCHEMES))]
     return []
 
@@ -269,8 +268,8 @@ def first_picture(mixture: Mixture, dataset: Dataset) -> str | None:
 def _warnings(mixture: Mixture) -> list[str]:
     said = []
     for dataset in mixture.datasets:
-        spec, name = dataset.spec, f"data set '{dataset.spec.label}'"
-        if SCORE in dataset.table.columns and spec.aes_cutoff is None:
+        spec, name = dataset.spec, f"data set '{dataset.label}'"
+        if SCORE in dataset.table.columns and spec.aes_cutoff is None and not mixture.spec.published_defaults:
             what = (
                 f"{name} has the column {SCORE} and no aes_cutoff: every score is kept (the published loader keeps those above 5)"
             )
@@ -279,7 +278,7 @@ def _warnings(mixture: Mixture) -> list[str]:
             if "there are only" in rule:
                 said.append(f"{spec.at('sampling_strategy')}: {name} asks for more rows than it has: {rule}")
     for group in mixture.groups:
-        if _weight(mixture.spec, group, 0.0) == 0:
+        if mixture.order.shares(0)[group] == 0:
             said.append(
                 f"{mixture.spec.key_where.get('weights', mixture.spec.where)}: group '{group}' has weight 0: it is never drawn"
             )

@@ -266,3 +266,30 @@ def _from_16_bits(image: Image.Image, where: str | None) -> Image.Image:
     if grey_HW.min() < 0 or grey_HW.max() > 65535:
         raise BrokenImage("has 32-bit pixels, whose range is not known", where=where)
     return Image.fromarray(((grey_HW * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def padded(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture in the middle of a square of one colour, as large as its longest side."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def pad_to_square(image: Image.Image, size: int, reducing_gap: float | None = None) -> np.ndarray:
+    """uint8 pixels [size, size, 3] of the whole picture, padded with black and resized (bicubic, as the published editing does).
+
+    Args:
+        image: mode RGB.
+        size: the side in pixels.
+        reducing_gap: how many times larger than needed a picture may stay when it is first shrunk by a whole number; None: it is not.
+    """
+    square = padded(image, (0, 0, 0))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=reducing_gap))
+
+
+def without_geometry(conditions: str) -> str:
+    """The micro-conditions of a picture that was padded, not cropped: light and scores alone (model.md 3.3)."""
+    return "; ".join(conditions.split("; ")[4:])

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from unmask.data.batch import Batch
 from unmask.data.order import Draw, Order, OrderState
@@ -28,16 +29,29 @@ MAX_DEATHS = 3
 
 @dataclass(frozen=True)
 class LoadedStep:
-    """One step's micro-batches for this rank, the rows that were replaced, and the state to resume after it."""
+    """One step for this rank.
+
+    Attributes:
+        batches: its micro-batches.
+        faults: the rows that were replaced.
+        state: to resume after it.
+        retries: how often storage was asked again.
+        notes: what the user should know, each said with every step that it holds for.
+    """
 
     batches: tuple[Batch, ...]
     faults: tuple[Fault, ...]
     state: OrderState
+    retries: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Division:
-    """How a step's slots are divided: `global_size` = `world` ranks x `accumulation` micro-batches x `per_device` samples."""
+    """How a step is divided: `global_size` = `world` ranks x `accumulation` micro-batches x `per_device` samples.
+
+    A step of a group with a batch factor holds fewer or more; every micro-batch of it then has the same other number.
+    """
 
     global_size: int
     per_device: int
@@ -56,8 +70,11 @@ class Division:
 
     def mine(self, draws: Sequence[Draw]) -> list[Sequence[Draw]]:
         """This rank's draws, one piece for each micro-batch."""
-        starts = [(number * self.world + self.rank) * self.per_device for number in range(self.accumulation)]
-        return [draws[start : start + self.per_device] for start in starts]
+        size, rest = divmod(len(draws), self.world * self.accumulation)
+        if rest or not size:
+            raise ValueError(f"{self} does not divide {len(draws)} draws without rest")
+        starts = [(number * self.world + self.rank) * size for number in range(self.accumulation)]
+        return [draws[start : start + size] for start in starts]
 
 
 class Loader:
@@ -106,7 +123,7 @@ class Loader:
             self._exchange = None
 
     def _pieces(self, state: OrderState) -> tuple[list[Sequence[Draw]], OrderState]:
-        draws, after = self._order.step(state, self._division.global_size)
+        draws, after = self._order.step(state, self._division.global_size, self._division.per_device)
         return self._division.mine(draws), after
 
     def _inline(self) -> Iterator[LoadedStep]:
@@ -159,16 +176,27 @@ class _Pending:
     futures: "list[Future[str]]"
 
 
-_Built = tuple[Batch, list[Fault]]
+class _Built(NamedTuple):
+    batch: Batch
+    faults: list[Fault]
+    retries: int
+    notes: tuple[str, ...]
 
 
 def _loaded(built: Sequence[_Built], state: OrderState) -> LoadedStep:
-    return LoadedStep(tuple(batch for batch, _ in built), tuple(fault for _, faults in built for fault in faults), state)
+    return LoadedStep(
+        tuple(each.batch for each in built),
+        tuple(fault for each in built for fault in each.faults),
+        state,
+        sum(each.retries for each in built),
+        tuple(dict.fromkeys(note for each in built for note in each.notes)),
+    )
 
 
 def _build(builder: SampleBuilder, piece: Sequence[Draw]) -> _Built:
+    before = builder.retries
     samples, faults = builder.build(piece)
-    return Batch.pack(samples), faults
+    return _Built(Batch.pack(samples), faults, builder.retries - before, builder.notes)
 
 
 def _taken(name: str) -> _Built:

@@ -1,5 +1,6 @@
 """Fetches and decodes a few pictures of every entry: are they where the rows say, and are they pictures?"""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from unmask.data import images
 from unmask.data.order import Draw, Permutation
 from unmask.data.records import Dataset, Mixture, Record
 from unmask.errors import ImageError, RowError, StorageError
-from unmask.storage.object_store import ObjectStore
+from unmask.storage.fetch import FetchConfig, Fetcher
 
 IN_FLIGHT = 64
 
@@ -59,8 +60,8 @@ class Pictures:
     """
 
     def __init__(self, mixture: Mixture) -> None:
-        shared = mixture.spec.storage_options
-        self._stores = {id(dataset): ObjectStore({**shared, **dataset.spec.storage_options}) for dataset in mixture.datasets}
+        self._spec, self._lock = mixture.spec, threading.Lock()
+        self._fetchers: dict[tuple[tuple[str, str], ...], Fetcher] = {}
 
     def get(self, dataset: Dataset, url: str) -> bytes:
         """A picture that a row of an entry names.
@@ -68,7 +69,12 @@ class Pictures:
         Raises:
             StorageError: it cannot be had.
         """
-        return self._stores[id(dataset)].get(url)
+        place = self._spec.resolve(url, dataset.spec)
+        key = tuple(sorted(place.options.items()))
+        with self._lock:
+            if key not in self._fetchers:
+                self._fetchers[key] = Fetcher(dict(place.options), FetchConfig(in_flight=IN_FLIGHT))
+        return self._fetchers[key].get(place.url)
 
 
 def probe(mixture: Mixture, count: int) -> list[Probe]:
@@ -76,7 +82,7 @@ def probe(mixture: Mixture, count: int) -> list[Probe]:
     probes, waiting, pictures = [], [], Pictures(mixture)
     with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="probe") as pool:
         for number, dataset in enumerate(mixture.datasets):
-            result = Probe(number, dataset.spec.label)
+            result = Probe(number, dataset.label)
             probes.append(result)
             for index in _chosen(mixture, dataset, number, count):
                 record = dataset.record(index)

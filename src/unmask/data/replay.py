@@ -13,20 +13,18 @@ from unmask.data.order import Draw, Order, OrderState
 from unmask.data.records import Mixture
 
 
-def state_before(order: Order, step: int, num_slots: int) -> OrderState:
-    """The state that `step` calls of `Order.step` with `num_slots` slots lead to from the start.
+def state_before(order: Order, step: int, global_size: int, per_device: int | None = None) -> OrderState:
+    """The state that `step` calls of `Order.step` lead to from the start.
 
     With one group it is a multiplication; else it takes some 30 microseconds for each step before.
     """
     groups = list(order.sizes)
     if len(groups) == 1:
-        return OrderState(step, {groups[0]: step * num_slots})
-    together = order.mode == "one_group_per_step"
+        return OrderState(step, {groups[0]: step * len(order.places(0, global_size, per_device))})
     counts_G = np.zeros(len(groups), dtype=np.int64)
     for number in range(step):
-        places = order.places(number, 1 if together else num_slots)
-        counts_G += np.bincount(places, minlength=len(groups))
-    return OrderState(step, dict(zip(groups, (counts_G * (num_slots if together else 1)).tolist(), strict=True)))
+        counts_G += np.bincount(order.places(number, global_size, per_device), minlength=len(groups))
+    return OrderState(step, dict(zip(groups, counts_G.tolist(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def replay(mixture: Mixture, state: OrderState, division: Division, end: int) ->
     ]
     while state.step < end:
         step = state.step
-        draws, state = mixture.order.step(state, division.global_size)
+        draws, state = mixture.order.step(state, division.global_size, division.per_device)
         for rank, mine in enumerate(ranks):
             for number, piece in enumerate(mine.mine(draws)):
                 yield MicroBatch(step, rank, number, tuple(_placed(mixture, draw) for draw in piece))
@@ -79,4 +77,4 @@ def replay(mixture: Mixture, state: OrderState, division: Division, end: int) ->
 def _placed(mixture: Mixture, draw: Draw) -> PlacedDraw:
     dataset, row = mixture.locate(draw)
     file, number = dataset.table.source(row)
-    return PlacedDraw(draw, dataset.spec.label, file, number)
+    return PlacedDraw(draw, dataset.label, file, number)

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from unmask.data.conversation import ImageSlot, Located
 from unmask.data.order import Draw, Permutation
-from unmask.data.records import HEIGHT, WIDTH, Dataset, Mixture
+from unmask.data.records import Dataset, Mixture
+from unmask.data.rules import HEIGHT, WIDTH
 from unmask.errors import RowError
 
 BINS = 24
@@ -126,7 +127,7 @@ def entry_statistics(mixture: Mixture, dataset: Dataset, sample: int) -> EntrySt
             measures.append(_measured("aspect ratio (width / height)", width_N / height_N))
     said, tried, refused = _conversations(mixture, dataset, rows_N)
     return EntryStatistics(
-        dataset.spec.label,
+        dataset.label,
         dataset.table.num_rows,
         _kept(dataset),
         len(rows_N),

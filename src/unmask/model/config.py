@@ -40,6 +40,11 @@ class VisionConfig:
     num_heads: int
     mlp_width: int
 
+    @property
+    def pooled(self) -> int:
+        """Features along one side of a tile."""
+        return self.image_size // self.patch_size // 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

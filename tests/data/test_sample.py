@@ -16,6 +16,7 @@ from tests import helpers
 from tests.helpers import ENCODING, ONE_ENTRY, TWO_GROUPS, png, png_that_says, recipe, rows, sample_digest, write_data, write_rows
 from tests.s3_server import find_rclone, serve_s3
 from unmask.data.conversation import Conversation
+from unmask.data.images import Cropped
 from unmask.data.order import Draw
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
 from unmask.data.sample import MAX_REPLACEMENTS, SampleBuilder
@@ -242,3 +243,9 @@ def test_rows_of_photographs_are_decoded_in_both_modes(tmp_path: Path) -> None:
         before = [text.partition("LEFT")[0] + text.partition("LEFT")[2][:6] for text in said]
         assert before[0] == before[1] and "ORIGINAL WIDTH : 300; ORIGINAL HEIGHT : 260; TOP : " in before[0]
         assert np.abs(left.pictures[0].astype(int) - right.pictures[0].astype(int)).mean() < 16
+
+
+def test_the_light_of_a_dropped_text_is_not_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cropped, "_moments", property(lambda _: pytest.fail("was computed")))
+    samples, faults = recipe(write_data(tmp_path), replace(ENCODING, condition_drop=1.0)).open().build(DRAWS)
+    assert len(samples) == len(DRAWS) and not faults

@@ -88,5 +88,6 @@ def _cut(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) ->
 
 
 def _caption(rng: np.random.Generator) -> str:
-    words = "a the red blue quiet old bright small field sky stone water light over near under with of and mountain flower city".split()
+    text = "a the red blue quiet old bright small field sky stone water light over near under with of and mountain flower city"
+    words = text.split()
     return " ".join(str(word) for word in rng.choice(words, int(rng.integers(8, 40))))

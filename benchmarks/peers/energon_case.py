@@ -2,8 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,11 @@ from megatron.energon import (
     Sample,
     WorkerConfig,
     basic_sample_keys,
+    edataclass,
     get_savable_loader,
     get_train_dataset,
+    stateless,
 )
-from megatron.energon import edataclass, stateless
 
 
 @edataclass

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from unmask.config import FieldError, load
+from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
@@ -24,13 +25,13 @@ class ImageConfig:
         size: side in pixels.
         compress: whether one gen token holds 2x2 codes (published: off at 256 px, on at 1024).
         condition_drop: share of the pictures whose micro-conditions are left out.
-        decode: `draft` scales JPEGs while decoding, `exact` decodes them whole.
+        decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
     """
 
     size: int
     compress: bool
     condition_drop: float = 0.3
-    decode: Literal["draft", "exact"] = "draft"
+    decode: DecodeMode = "draft"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from unmask.config import FieldError, load
+from unmask.config import FieldError, build, load
 from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ModelConfig
+from unmask.train.stages import ANY, read_stage
 
 PARTS = ("all", "text_tower", "gen_tower", "gen_io", "vision")
 Part = Literal["all", "text_tower", "gen_tower", "gen_io", "vision"]
@@ -122,6 +123,8 @@ class StageConfig:
         model: a name under `config/model/`, the path of a model file, or a converted folder.
         data: the data YAML.
         init: checkpoint to start the weights from; null: drawn at random.
+        accepts: the stages that `init` may come from, or `converted`, `published`, `any` (`train/stages.py`).
+        profile: which of the stage file's profiles this is.
         trainable: the parts of the model that learn.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
         edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
@@ -138,6 +141,8 @@ class StageConfig:
     batch: BatchConfig
     out: Path | None = None
     init: Path | None = None
+    accepts: tuple[str, ...] = (ANY,)
+    profile: str | None = None
     trainable: tuple[Part, ...] = ("all",)
     text_loss: bool = True
     edit_weight: float = 5.0
@@ -169,12 +174,12 @@ class StageConfig:
 
 
 def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
-    """Read a stage file with its base and the command line's `a.b=c`.
+    """Read a stage file with its base, its profile and the command line's `a.b=c`.
 
     Raises:
         ConfigError: one line with file:line, value, rule and fix.
     """
-    return load(StageConfig, path, overrides)
+    return build(StageConfig, read_stage(path, overrides))
 
 
 def load_model_config(reference: str) -> ModelConfig:

@@ -29,6 +29,7 @@ from unmask.train import checkpoint
 from unmask.train.config import StageConfig, load_model_config, tiling
 from unmask.train.metrics import Reporter, StepMetrics
 from unmask.train.optim import build_optimizer, freeze, lr_factor, set_lr
+from unmask.train.stages import check_start
 from unmask.train.step import Objective, accumulate
 
 MAX_SKIPPED = 20
@@ -123,6 +124,9 @@ def prepare(stage: StageConfig, console: Console) -> Run:
         torch.set_num_threads(stage.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    remark = check_start(stage.name, stage.init, stage.accepts)
+    if remark is not None:
+        console.print(remark)
     _make_folder(stage.folder)
     (stage.folder / "stage.yaml").write_text(to_yaml(stage))
     config = load_model_config(stage.model)

@@ -18,5 +18,5 @@ NUM_GPUS=${SLURM_GPUS_ON_NODE:-}
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export NUM_NODES NUM_GPUS MASTER_ADDR MASTER_PORT
-# SLURM_NODEID differs from task to task, so it is read there.
+# shellcheck disable=SC2016  # SLURM_NODEID differs from task to task, so it is read there
 exec srun --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID exec "$@"' launch "$@"

@@ -18,6 +18,8 @@ COMMANDS = {
     "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
     "data": "look at a data file: check, show, stats, bench, order",
     "train": "train a stage, or go on where it stopped",
+    "stages": "the stages of training side by side",
+    "plan": "what a stage takes: memory of each GPU, tokens, time",
     "convert": "import published weights, build the starting point of stage 1, export",
     "generate": "draw pictures from captions",
 }

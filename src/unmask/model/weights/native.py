@@ -12,6 +12,7 @@ from torch import nn
 
 from unmask.config import build, read_yaml
 from unmask.errors import CheckpointError
+from unmask.model import lora
 from unmask.storage import sealed
 
 T = TypeVar("T")
@@ -44,8 +45,33 @@ def read_config(folder: Path, name: str, cls: type[T]) -> T:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill a model from its folder; see `fill`."""
+    """Fill a model from its folder; see `fill`. Adapters are merged into the checkpoint that they adapt.
+
+    Raises:
+        CheckpointError: as `fill`; or the checkpoint that is adapted is gone or has changed.
+    """
+    if (folder / lora.CONFIG).is_file():
+        _load_adapted(folder, model)
+        return
     fill(model, folder / WEIGHTS)
+
+
+def _load_adapted(folder: Path, model: nn.Module) -> None:
+    adapters = read_config(folder, "adapters", lora.Adapters)
+    adapters.check(folder)
+    load_weights(find(adapters.base), model)
+    lora.inject(model, adapters.lora)
+    load_adapters(folder, model)
+    lora.merge(model)
+
+
+def load_adapters(folder: Path, model: nn.Module) -> None:
+    """Fill the adapters of a model, and what was learned beside them, from the folder of a verified checkpoint.
+
+    Raises:
+        CheckpointError: they are of other adapters or of another model.
+    """
+    lora.fill(model, load_file(folder / lora.WEIGHTS), folder)
 
 
 def fill(module: nn.Module, path: Path) -> None:

@@ -115,6 +115,8 @@ def merge(model: nn.Module) -> None:
         if isinstance(module, LoraLayer):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # peft would take the next adapters for a second set beside these
 
 
 def _digest(base: Path) -> str:

@@ -45,8 +45,8 @@ class Book:
 
     @torch.no_grad()
     def place(self, latents_NK: Tensor, generator: torch.Generator) -> None:
-        """k-means: centres far from each other (k-means++), then `ROUNDS` rounds."""
-        limit = SAMPLE * len(self.codes_CK)
+        """k-means over a sample of a step's latents: centres far from each other (k-means++), then `ROUNDS` rounds."""
+        limit, given = SAMPLE * len(self.codes_CK), len(latents_NK)
         if len(latents_NK) > limit:
             latents_NK = latents_NK[torch.randperm(len(latents_NK), generator=generator)[:limit].to(latents_NK.device)]
         distance_N = torch.ones(len(latents_NK), device=latents_NK.device)
@@ -59,8 +59,8 @@ class Book:
         for _ in range(ROUNDS):
             counts_C, sums_CK = tally(latents_NK, nearest(latents_NK, self.codes_CK), len(self.codes_CK))
             self.codes_CK.copy_(torch.where(counts_C[:, None] > 0, sums_CK / counts_C[:, None].clamp(min=1), self.codes_CK))
-        self.uses_C.copy_(counts_C)
-        self.sums_CK.copy_(self.codes_CK * counts_C[:, None])
+        self.uses_C.copy_(counts_C * (given / len(latents_NK)))
+        self.sums_CK.copy_(self.codes_CK * self.uses_C[:, None])
         self.chosen_C.zero_()
 
     @torch.no_grad()
@@ -75,7 +75,9 @@ class Book:
             error_N = (latents_NK - self.codes_CK[codes_N]).square().sum(1).cpu()
             rows = torch.multinomial(error_N[: 1 << 24] + 1e-12, len(idle), replacement=True, generator=generator)
             self.sums_CK[idle], self.uses_C[idle] = latents_NK[rows.to(latents_NK.device)], 1.0
-        self.codes_CK.copy_(self.sums_CK / self.uses_C[:, None])
+        self.codes_CK.copy_(
+            torch.where(self.uses_C[:, None] > 0, self.sums_CK / self.uses_C[:, None].clamp(min=1e-12), self.codes_CK)
+        )
         return len(idle)
 
     def usage(self, config: CodesConfig) -> tuple[int, float]:

@@ -190,8 +190,8 @@ class InterruptedRecipe(Recipe):
             while data:
                 data = data[os.write(connection.fileno(), data) :]
 
-        def dump(value: Any, file: Any, *options: Any) -> None:
-            data = pickle.dumps(value, *options)
+        def dump(value: Any, file: Any, *options: Any, **named: Any) -> None:
+            data = pickle.dumps(value, *options, **named)
             if first_time():
                 file.write(data[: len(data) // 2])
                 file.flush()

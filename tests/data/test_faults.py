@@ -107,6 +107,41 @@ def test_the_run_goes_on_and_the_counts_are_right(served: tuple[Path, FaultyProx
     json.dumps([vars(fault) for fault in faults])
 
 
+def test_pictures_asked_for_ahead_change_nothing_but_when_they_come(served: tuple[Path, FaultyProxy]) -> None:
+    """What is there is not asked for again, what will never come is told once, what may pass is asked for anew."""
+    pictures, proxy = served
+    break_rows(pictures, proxy)
+    draws = [[Draw("default", number) for number in range(start, start + 8)] for start in (0, 8, 16)]
+    calm = [made_of(pictures).open().build(piece) for piece in draws]
+    proxy.seen.clear()
+    proxy.script(key(0), "503", "503", "503")
+    for row in (10, 12, 14):
+        proxy.script(key(row), {10: "403", 12: "404", 14: "short-length"}[row], forever=True)
+    builder = made_of(pictures).open()
+    for number, piece in enumerate(draws):
+        builder.begin([draw for each in draws[number : number + 2] for draw in each])
+        samples, faults = builder.build(piece)
+        assert [sample.ids_L.tobytes() for sample in samples] == [sample.ids_L.tobytes() for sample in calm[number][0]]
+        assert [fault.what for fault in faults] == [fault.what for fault in calm[number][1]]
+    replaced = {fault.draw for _, faults in calm for fault in faults}
+    samples = [sample for piece, _ in calm for sample in piece]
+    stand_ins = {int(sample.source.rpartition("/")[2]) for sample in samples if sample.draw in replaced}
+    once = {int(sample.source.rpartition("/")[2]) for sample in samples if sample.draw not in replaced} - stand_ins - {0}
+    assert len(once) >= 6 and {row: proxy.seen[key(row)] for row in once} == dict.fromkeys(once, 1)
+    assert proxy.seen[key(0)] >= 4 and not builder._ahead
+
+
+def test_pictures_begun_for_other_draws_are_let_go(served: tuple[Path, FaultyProxy]) -> None:
+    pictures, _ = served
+    builder = made_of(pictures).open()
+    builder.begin([Draw("default", number) for number in range(8)])
+    assert sorted(builder._ahead) == sorted(f"default#{number}" for number in range(8))
+    builder.begin([Draw("default", 7), Draw("default", 8)])
+    assert sorted(builder._ahead) == ["default#7", "default#8"]
+    (sample,), faults = builder.build([Draw("default", 3)])
+    assert sample.draw == "default#3" and not faults
+
+
 def test_an_object_that_never_comes_is_a_fault_and_no_step_waits_longer(served: tuple[Path, FaultyProxy]) -> None:
     pictures, proxy = served
     proxy.script(key(5), "stall", forever=True)
@@ -152,8 +187,7 @@ def test_a_killed_worker_in_the_middle_of_faults(served: tuple[Path, FaultyProxy
     for step in loading:
         got.append(step)
         if len(got) in (1, 4):
-            assert loading._pool is not None
-            os.kill(next(iter(loading._pool._processes)), signal.SIGKILL)
+            os.kill(next(iter(loading._pools[0]._processes)), signal.SIGKILL)
         if len(got) == 8:
             break
     loading.close()

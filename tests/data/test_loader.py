@@ -60,7 +60,7 @@ def expected(made: Recipe) -> list[LoadedStep]:
 
 def pids(loading: Loader) -> list[int]:
     """The loader's worker processes."""
-    return [] if loading._pool is None else list(loading._pool._processes)
+    return [pid for pool in loading._pools for pid in pool._processes]
 
 
 def alive(pid: int) -> bool:
@@ -219,7 +219,7 @@ def test_workers_do_not_outlive_their_parent(folder: Path) -> None:
         "if __name__ == '__main__':\n"
         "    loading = loader(recipe(Path(sys.argv[1])), num_workers=2)\n"
         "    steps = iter(loading); next(steps)\n"
-        "    print(*loading._pool._processes, flush=True)\n"
+        "    print(*[pid for pool in loading._pools for pid in pool._processes], flush=True)\n"
         "    time.sleep(600)\n"
     )
     script = folder / "parent.py"

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -27,8 +26,8 @@ class EncodingConfig:
         picture_tokens: gen tokens of one picture.
         max_length: the longest sample, in tokens.
         condition_drop: share of the pictures whose micro-conditions are left out (0.3 as published).
-        image_mode: `draft` scales JPEGs while decoding them, and all pictures by a whole number before they are resized by the rest, to
-            sizes that are at least twice those wanted; `exact` does neither.
+        image_mode: `draft` scales JPEGs while decoding them, `fast` more so, and both shrink all pictures by a whole number before
+            they are resized by the rest; `exact` does neither (`images.decode`).
         vision: the tiles of a picture to read; None for a model that reads none.
         code_pixels: side of one image code in pixels.
     """
@@ -38,7 +37,7 @@ class EncodingConfig:
     picture_tokens: int
     max_length: int = 8192
     condition_drop: float = 0.3
-    image_mode: Literal["draft", "exact"] = "draft"
+    image_mode: images.DecodeMode = "draft"
     vision: TilingConfig | None = None
     code_pixels: int = 16
 

@@ -158,7 +158,7 @@ class Order:
         """
         counters = dict(state.counters)
         draws = []
-        for group in self._groups(state.step, global_size, per_device or global_size):
+        for group in (self._names[place] for place in self.places(state.step, global_size, per_device).tolist()):
             draws.append(Draw(group, counters[group]))
             counters[group] += 1
         return draws, OrderState(state.step + 1, counters)
@@ -179,18 +179,20 @@ class Order:
             self._permutations[key] = Permutation(size, self.seed, draw.group, epoch)
         return self._permutations[key](place)
 
-    def _groups(self, step: int, global_size: int, per_device: int) -> list[str]:
+    def places(self, step: int, global_size: int, per_device: int | None = None) -> np.ndarray:
+        """The group of each slot of a step, as its place among the groups; as many as the step has samples."""
+        per_device = per_device or global_size
         together = self.mode == "one_group_per_step"
         if len(self._names) == 1:
             place = 0
         elif not together:
             uniforms = keyed_generator(self.seed, "groups", step).random(global_size)
-            return [self._names[place] for place in np.searchsorted(self._at(step), uniforms, side="right").tolist()]
+            return np.searchsorted(self._at(step), uniforms, side="right")
         else:
             uniform = keyed_generator(self.seed, "groups", step).random()
             place = int(np.searchsorted(self._at(step), uniform, side="right"))
         factor = self._factors[place] if together else 1.0
-        return [self._names[place]] * (global_size // per_device * max(1, math.floor(per_device * factor + _ROUNDING)))
+        return np.full(global_size // per_device * max(1, math.floor(per_device * factor + _ROUNDING)), place)
 
     def _at(self, step: int) -> np.ndarray:
         return self._cumulative(step) if self._constant is None else self._constant

@@ -194,10 +194,15 @@ class Mixture:
 
     def record(self, draw: Draw) -> tuple[Dataset, Record]:
         """The record of a draw and its data set."""
+        dataset, row = self.locate(draw)
+        return dataset, dataset.at_row(row)
+
+    def locate(self, draw: Draw) -> tuple[Dataset, int]:
+        """The data set of a draw and the row of its table; reads nothing."""
         index = self.order.index(draw)
         for dataset in self.groups[draw.group]:
             if index < len(dataset):
-                return dataset, dataset.record(index)
+                return dataset, dataset.selection.row(index)
             index -= len(dataset)
         raise IndexError(draw)
 

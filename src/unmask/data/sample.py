@@ -61,6 +61,19 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """A record whose pictures were asked for ahead of their time."""
+
+    prepared: Prepared
+    waiting: tuple[Waiting, ...]
+
+    @property
+    def may_come(self) -> bool:
+        """Whether all of its pictures are there or still on their way; else they are asked for again."""
+        return all(each.may_come for each in self.waiting)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that a process needs to build samples; small enough to send to a worker.
 
@@ -99,6 +112,19 @@ class SampleBuilder:
         self.encoder: Encoder = Encoder(encoding) if encoding.tokenizer is not None else PictureEncoder(encoding)
         self.fetch = fetch or FetchConfig()
         self._fetchers: dict[tuple[tuple[str, str], ...], Fetcher] = {}
+        self._ahead: dict[str, _Begun] = {}
+
+    def begin(self, draws: Sequence[Draw]) -> None:
+        """Ask for the pictures of draws that are built later, so that they arrive meanwhile. What is begun for other draws is let go.
+
+        Only what came counts: what did not, and why, is found out by `build` as if nothing had been asked for.
+        """
+        wanted = {str(draw): draw for draw in draws}
+        self._ahead = {key: begun for key, begun in self._ahead.items() if key in wanted}
+        new = [draw for key, draw in wanted.items() if key not in self._ahead]
+        prepared = {str(draw): each for draw in new if (each := self._prepare(draw, 0, [])) is not None}
+        started = self._start(list(prepared.values()), self.fetch.seconds)
+        self._ahead |= {key: _Begun(each, tuple(started[id(each)])) for key, each in prepared.items()}
 
     def build(self, draws: Sequence[Draw]) -> tuple[list[TokenSample], list[Fault]]:
         """The samples of some draws, in their order, and the rows that had to be replaced.
@@ -122,9 +148,14 @@ class SampleBuilder:
                     where=f"draw {last.draw}",
                     fix="check that the pictures are where the rows say (image_root, storage_options): `unmask data show`",
                 )
-            prepared = {place: self._prepare(draws[place], attempt, faults) for place in lacking}
-            started = self._start([each for each in prepared.values() if each is not None], patience.share(attempt))
-            for place, each in prepared.items():
+            begun = {place: self._ahead.pop(str(draws[place]), None) if attempt == 0 else None for place in lacking}
+            arriving = {place: each for place, each in begun.items() if each is not None and each.may_come}
+            prepared: dict[int, Prepared | None] = {place: each.prepared for place, each in arriving.items()}
+            prepared |= {place: self._prepare(draws[place], attempt, faults) for place in lacking if place not in arriving}
+            asked = [each for place, each in prepared.items() if each is not None and place not in arriving]
+            started = self._start(asked, patience.share(attempt))
+            started |= {id(each.prepared): list(each.waiting) for each in arriving.values()}
+            for place, each in sorted(prepared.items()):
                 sample = None if each is None else self._finish(draws[place], each, started[id(each)], patience, faults)
                 if sample is not None:
                     samples[place] = sample

@@ -1,10 +1,14 @@
 """What a model file (`config/model/*.yaml`) says: sizes only; the classes are the same for 8 B and for 1 M parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from unmask.config import FieldError
 from unmask.errors import did_you_mean
 from unmask.vocab import CodeBook
+
+BESIDE = "./"
+"""How a model file begins a path that is relative to its own folder, so that a converted folder can be moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,16 @@ class ModelConfig:
     def head_width(self) -> int:
         """Width of one attention head, the same in both towers."""
         return self.text_width // self.num_heads
+
+    def found_in(self, folder: Path) -> "ModelConfig":
+        """The same with what it calls `./...` looked up in the folder that it was read from."""
+
+        def find(reference: str) -> str:
+            return str(folder / reference) if reference.startswith(BESIDE) else reference
+
+        vq = self.image_tokenizer
+        vq = vq if vq.weights is None else replace(vq, weights=find(vq.weights))
+        return replace(self, tokenizer=find(self.tokenizer), image_tokenizer=vq)
 
 
 @dataclass(frozen=True, kw_only=True)

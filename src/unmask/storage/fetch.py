@@ -88,6 +88,14 @@ class Waiting:
     future: "Future[bytes | StorageError]"
     spent: float = 0.0
 
+    @property
+    def may_come(self) -> bool:
+        """Whether there is no use in asking again: the bytes are there, or on their way with time left, or will never be."""
+        if not self.future.done():
+            return time.monotonic() < self.deadline
+        found = self.future.result()
+        return not isinstance(found, StorageError) or (isinstance(found, ObjectError) and found.permanent)
+
     def result(self) -> bytes | StorageError:
         """The bytes or the fault, at the deadline at the latest; what has not come by then is a `TimedOut`."""
         try:

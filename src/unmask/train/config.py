@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.config import FieldError, load
+from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
@@ -22,13 +23,13 @@ class ImageConfig:
         size: side in pixels.
         compress: whether one gen token holds 2x2 codes (published: off at 256 px, on at 1024).
         condition_drop: share of the pictures whose micro-conditions are left out.
-        decode: `draft` scales JPEGs while decoding, `exact` decodes them whole.
+        decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
     """
 
     size: int
     compress: bool
     condition_drop: float = 0.3
-    decode: Literal["draft", "exact"] = "draft"
+    decode: DecodeMode = "draft"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ class RunConfig:
 
     Attributes:
         name: of the stage; the run's folder is `out`, default `runs/NAME`.
-        model: a name under `config/model/` or the path of a model file.
+        model: a name under `config/model/`, the path of a model file, or a converted folder.
         data: the data YAML.
         init: checkpoint to start the weights from; null: drawn at random.
         mixing: how groups share a step.
@@ -349,11 +350,13 @@ def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
 
 
 def load_model_config(reference: str) -> ModelConfig:
-    """A model by name (`config/model/NAME.yaml`) or by path.
+    """A model by name (`config/model/NAME.yaml`), by path, or that of a converted folder.
 
     Raises:
         ConfigError: there is no such file; names those there are.
     """
+    if (Path(reference) / "model.yaml").is_file():
+        return load(ModelConfig, Path(reference) / "model.yaml").found_in(Path(reference))
     if reference.endswith((".yaml", ".yml")):
         return load(ModelConfig, Path(reference))
     return load(ModelConfig, config_file("model", reference))

@@ -79,7 +79,9 @@ def test_a_stage_on_a_node_of_many(script: Path, stubs: Path) -> None:
 
 
 def test_every_gpu_of_the_node_unless_said(stubs: Path) -> None:
-    (stubs / "nvidia-smi").write_text("#!/usr/bin/env bash\nprintf 'GPU 0: H100 (UUID: a)\\n  MIG 1g\\nGPU 1: H100 (UUID: b)\\n'\n")
+    (stubs / "nvidia-smi").write_text(
+        "#!/usr/bin/env bash\nprintf 'GPU 0: H100 (UUID: a)\\n  MIG 1g\\nGPU 1: H100 (UUID: b)\\n'\n"
+    )
     assert said(STAGES[0], stubs)[:4] == ["--nnodes", "1", "--nproc-per-node", "2"]
     assert said(STAGES[0], stubs, NUM_GPUS="1")[:4] == ["--nnodes", "1", "--nproc-per-node", "1"]
 

@@ -101,7 +101,9 @@ def print_stages(stages: Mapping[Path, "StageConfig"], profile: str, console: Co
     names = [stage.name for stage in stages.values()]
     settings = [{**leaves(stage), "weights": in_words(weights(stage.data))} for stage in stages.values()]
     keys = [key for key in dict.fromkeys(key for each in settings for key in each) if key not in {"name", "profile"}]
-    table = Table("", *(Column(name, overflow="fold") for name in names), title=f"stages, profile {profile}", title_justify="left")
+    table = Table(
+        "", *(Column(name, overflow="fold") for name in names), title=f"stages, profile {profile}", title_justify="left"
+    )
     same = Table.grid(padding=(0, 2))
     for key in keys:
         values = [each.get(key, "-") for each in settings]

@@ -217,7 +217,7 @@ def tile_bytes(vision: VisionConfig, text_width: int, a: int) -> int:
 
 
 def encode_bytes(vq: ImageTokenizerConfig, side: int) -> int:
-    """The most that encoding one picture takes: four maps of the first block's channels in fp32 at full size (input, normed, activated, output)."""
+    """The most that encoding one picture takes: four fp32 maps of the first block at full size (input, normed, activated, output)."""
     return 4 * 4 * vq.block_channels[0] * side**2
 
 
@@ -297,9 +297,7 @@ def _sweep(pieces: Sequence[_Piece], resident: float | None) -> float:
     return most + (resident or 0.0)
 
 
-def _pieces(
-    shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, learns: Learns, machine: Machine
-) -> list[_Piece]:
+def _pieces(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, learns: Learns, machine: Machine) -> list[_Piece]:
     """The eye and the embeddings, the blocks, the heads."""
     a, ranks = (2 if machine.precision == "bf16" else 4), machine.ranks
     inner, joint = config.num_heads * config.head_width, config.num_joint_layers
@@ -309,14 +307,17 @@ def _pieces(
     answers = sum(shape.answers for shape in shapes) if stage.text_loss else 0
     text_kept = kept_bytes(config.text_width, inner, config.text_mlp_width, config.num_heads, a, learns=learns.text[1] > 0)
     gen_kept = kept_bytes(config.gen_width, inner, config.gen_mlp_width, config.num_heads, a, learns=learns.gen[1] > 0)
-    text_work, gen_work = (a * (3 * config.text_mlp_width + 2 * config.text_width)), (
-        a * (3 * config.gen_mlp_width + 2 * config.gen_width)
+    text_work, gen_work = (
+        (a * (3 * config.text_mlp_width + 2 * config.text_width)),
+        (a * (3 * config.gen_mlp_width + 2 * config.gen_width)),
     )
     eye = 0
     if config.vision is not None and learns.vision[1]:
         eye = sum(shape.tiles for shape in shapes) * tile_bytes(config.vision, config.text_width, a)
     per_code = (4 + 2 * a) * config.gen_width * (2 if stage.image.compress else 1)
-    first = _Piece(eye + a * config.text_width * text + per_code * pictures * codes, 0, 4 * (learns.embeddings[1] + learns.vision[1]) / ranks)
+    first = _Piece(
+        eye + a * config.text_width * text + per_code * pictures * codes, 0, 4 * (learns.embeddings[1] + learns.vision[1]) / ranks
+    )
     blocks = []
     for number in range(config.num_layers):
         runs = text if answers or number < joint - 1 or not gen else 0
@@ -432,13 +433,17 @@ def _advice(plan: Plan, stage: StageConfig, config: ModelConfig) -> list[str]:
         largest = max(size for size in _divisors(stage, machine) | {mine} if size == mine or fits(machine, size))
         return advice + ([f"batch.per_device={largest} fits, too"] if largest > mine else [])
     smaller = [size for size in sorted(_divisors(stage, machine), reverse=True) if size < mine]
-    changes = [("compute every block again in the backward pass", replace(machine, recompute=True), mine)] * (not machine.recompute)
+    changes = [("compute every block again in the backward pass", replace(machine, recompute=True), mine)] * (
+        not machine.recompute
+    )
     changes += [(f"batch.per_device={size}", replace(machine, recompute=True), size) for size in smaller]
     if machine.hybrid:
         changes.append(("divide parameters among all nodes", replace(machine, hybrid=False), min([*smaller, mine])))
     more = [machine.nodes * 2**power for power in range(1, 8)]
     changes += [
-        (f"{nodes} nodes of {machine.gpus // machine.nodes} GPUs", _nodes(machine, nodes), size) for nodes in more for size in (mine, 1)
+        (f"{nodes} nodes of {machine.gpus // machine.nodes} GPUs", _nodes(machine, nodes), size)
+        for nodes in more
+        for size in (mine, 1)
     ]
     for words, changed, size in changes:
         if fits(changed, size):

@@ -24,7 +24,7 @@ PAPER = "paper"
 """The profile that a stage file is in by itself."""
 
 ANY, CONVERTED, PUBLISHED = "any", "converted", "published"
-"""What `accepts` may name besides stages: every checkpoint; a folder that `unmask convert --stage1` made; a published whole model, converted."""
+"""What `accepts` may name besides stages: every checkpoint; what `unmask convert --stage1` made; a whole published model, converted."""
 
 _OWN_KEYS = ("profile", "profiles", "base")
 
@@ -78,7 +78,9 @@ def _settings(asked: Node, profiles: Node, stage: str) -> Node:
         if asked.value == PAPER:
             return Node({}, profiles.where)
         raise ConfigError(
-            f"there is no profile '{asked.value}'", where=asked.where, fix=did_you_mean(str(asked.value), {PAPER, *profiles.value})
+            f"there is no profile '{asked.value}'",
+            where=asked.where,
+            fix=did_you_mean(str(asked.value), {PAPER, *profiles.value}),
         )
     settings = profiles.value[str(asked.value)]
     if settings.value is None:
@@ -141,7 +143,8 @@ def origin_of(folder: Path) -> str | None:
 def _newest(path: Path) -> Path | None:
     if (path / sealed.MANIFEST).is_file() or path.name.startswith("step-"):
         return path if path.is_dir() else None
-    return (native.finished(path) or [None])[-1]
+    finished = native.finished(path)
+    return finished[-1] if finished else None
 
 
 def _unfinished(folder: Path) -> str | None:

@@ -109,9 +109,7 @@ def _shape(conversation: Conversation | None, tiling: TilingConfig | None, text_
     if conversation is None:
         read, references, drawn = 1, 0, 1
     else:
-        read, references, drawn = (
-            len(list(conversation.images(kind))) for kind in ("image", "image_gen_enc", "image_gen")
-        )
+        read, references, drawn = (len(list(conversation.images(kind))) for kind in ("image", "image_gen_enc", "image_gen"))
     tiles, features = 0, 0
     if tiling is not None and read:
         side = tiling.tile * max(max(canvas) for canvas in tiling.pinpoints)

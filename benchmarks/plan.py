@@ -3,9 +3,9 @@
   python -m benchmarks.plan FOLDER                 three runs, and the table of benchmarks/results/plan-*.md
   python -m benchmarks.plan FOLDER --only drawing
 
-Each run is `unmask train` for three steps in fp32 on one process: the optimizer is there from the second step on. glibc is told to give freed
-memory back at once; by itself it keeps holes, which are the allocator's and not the model's (--holes measures with them). What a process takes without
-a model worth mentioning is measured in the same way, with a model of a few thousand parameters, and added to what is counted.
+Each run is `unmask train` for three steps in fp32 on one process: the optimizer is there from the second step on. What a process takes without
+a model worth mentioning is measured in the same way, with a model of a few thousand parameters, and added to what is counted. glibc is told to
+give freed memory back at once; by itself it keeps holes, which are the allocator's and not the model's (--holes measures with them).
 """
 
 import argparse
@@ -26,9 +26,12 @@ STEPS = 3
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Has glibc give freed memory back, so that the peak is of what is in use and not of what is kept for later."""
 VQ = {"num_codes": 1024, "block_channels": [16, 16, 48, 64], "layers_per_block": 1, "latent_channels": 8, "norm_groups": 4}
-SMALL = {"text_width": 32, "gen_width": 16, "text_mlp_width": 48, "gen_mlp_width": 24, "num_layers": 2, "num_joint_layers": 1, "num_heads": 2}
-WIDE = {"text_width": 512, "gen_width": 256, "text_mlp_width": 1536, "gen_mlp_width": 1024, "num_layers": 8, "num_joint_layers": 6, "num_heads": 8}
-DEEP = {"text_width": 640, "gen_width": 320, "text_mlp_width": 1920, "gen_mlp_width": 1280, "num_layers": 10, "num_joint_layers": 5, "num_heads": 10}
+SMALL = {"text_width": 32, "gen_width": 16, "text_mlp_width": 48, "gen_mlp_width": 24}
+SMALL |= {"num_layers": 2, "num_joint_layers": 1, "num_heads": 2}
+WIDE = {"text_width": 512, "gen_width": 256, "text_mlp_width": 1536, "gen_mlp_width": 1024}
+WIDE |= {"num_layers": 8, "num_joint_layers": 6, "num_heads": 8}
+DEEP = {"text_width": 640, "gen_width": 320, "text_mlp_width": 1920, "gen_mlp_width": 1280}
+DEEP |= {"num_layers": 10, "num_joint_layers": 5, "num_heads": 10}
 EYE = {"image_size": 224, "patch_size": 14, "width": 256, "num_layers": 6, "num_heads": 4, "mlp_width": 1024}
 
 
@@ -196,7 +199,9 @@ def shapes_of(batch: Any) -> list[list[int]]:
 def measure(stage_file: Path) -> tuple[int, list[list[list[int]]]]:
     """The peak in bytes of a run in a process of its own, and what its micro-batches held."""
     command = [sys.executable, "-m", "benchmarks.plan", "--child", str(stage_file)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"}
+    )
     said = json.loads(done.stderr.strip().splitlines()[-1])
     return said["peak"], said["seen"]
 

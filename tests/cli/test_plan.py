@@ -19,7 +19,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "config/stage/s2-256.yaml", "--gpus", "8", "--nodes", "8"]) == 0
     out = capsys.readouterr().out
-    for words in ("s2-256: 10.95 B parameters, 2.50 B learn; 64 GPUs", "divided by 64", "peak", "fits:", "300,000 steps:", "laion"):
+    for words in (
+        "s2-256: 10.95 B parameters, 2.50 B learn; 64 GPUs",
+        "divided by 64",
+        "peak",
+        "fits:",
+        "300,000 steps:",
+        "laion",
+    ):
         assert words in out, words
 
 

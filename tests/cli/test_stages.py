@@ -24,7 +24,7 @@ def test_all_stages_in_order_with_their_commands(capsys: pytest.CaptureFixture[s
     assert [head.index(name) for name in ("s1-gnd", "s2-256", "s2-512", "s2-1024", "s3-unified")] == sorted(
         head.index(name) for name in ("s1-gnd", "s2-256", "s2-512", "s2-1024", "s3-unified")
     )
-    for words in ("5e-6", "0.0001", "grounding: 300 at 0,", "scripts/train/s3-unified.sh", "s1-gnd, published", "17 groups"):
+    for words in ("5e-6", "0.0001", "default: 100 at 0, 300", "scripts/train/s3-unified.sh", "s1-gnd, published", "17 groups"):
         assert words in " ".join(out.split()), words
     differing, _, same = out.partition("The same in every stage:")
     assert "steps" in differing and "optim.clip_norm" in same and "optim.clip_norm" not in differing
@@ -55,4 +55,12 @@ def test_files_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_values_as_one_writes_them() -> None:
-    assert [shown(value) for value in (5e-6, 1000, True, None, [], {}, [0.9, "a"])] == ["5e-6", "1,000", "yes", "-", "-", "-", "0.9, a"]
+    assert [shown(value) for value in (5e-6, 1000, True, None, [], {}, [0.9, "a"])] == [
+        "5e-6",
+        "1,000",
+        "yes",
+        "-",
+        "-",
+        "-",
+        "0.9, a",
+    ]

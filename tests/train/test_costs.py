@@ -73,10 +73,8 @@ def test_memory_is_divided_and_freezing_saves_it() -> None:
 
 
 @pytest.mark.parametrize("trainable", ["[all]", "[gen_tower, gen_io]"])
-def test_activations_are_those_that_autograd_keeps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: str
-) -> None:
-    """Every tensor that a real forward pass saves for the way back, parameters aside. Of a model this small, embeddings and tables are a part."""
+def test_activations_are_those_that_autograd_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainable: str) -> None:
+    """Every tensor that a real forward pass saves for the way back, parameters aside; heads and tables weigh much in so small a model."""
     file = write_run(tmp_path)
     start = tmp_path / "start"
     engine.train(load_stage(file, [f"out={start}", "steps=1"]), Console(quiet=True))

@@ -43,9 +43,18 @@ def test_checkpointing_is_the_first_thing_to_change() -> None:
     assert made.advice == ("to fit: compute every block again in the backward pass",)
 
 
+def test_whole_gradients_between_micro_batches_are_counted() -> None:
+    local, sharded = (plan("s3-unified", Machine(gpus=32, accumulate=how)) for how in ("local", "sharded"))  # type: ignore[arg-type]
+    assert local.memory.activations - sharded.memory.activations == pytest.approx(4 * 10_948_106_912 * 31 / 32)
+    tight = plan("s3-unified", Machine(gpus=32, accumulate="local", memory=48))
+    assert not tight.fits and tight.advice == ("to fit: divide gradients after every micro-batch (accumulate: sharded)",)
+
+
 def test_nothing_helps() -> None:
     made = plan("s3-unified", Machine(gpus=1, memory=8))
-    assert made.advice == ("to fit: GPUs with more memory; parameters, gathered weights and one sample alone are too large for these",)
+    assert made.advice == (
+        "to fit: GPUs with more memory; parameters, gathered weights and one sample alone are too large for these",
+    )
 
 
 def test_a_batch_that_cannot_be_divided() -> None:

@@ -131,7 +131,9 @@ def test_another_stage_is_refused_with_what_to_run_first(tmp_path: Path) -> None
 def test_no_checkpoint_says_what_to_run_first(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no checkpoint here; run s1-gnd first, `scripts/train/s1-gnd.sh`, or set"):
         check_start("s2-256", tmp_path / "runs", ["s1-gnd"])
-    with pytest.raises(CheckpointError, match="make the starting point first, `unmask convert SOURCE weights/start --stage1 --vq"):
+    with pytest.raises(
+        CheckpointError, match="make the starting point first, `unmask convert SOURCE weights/start --stage1 --vq"
+    ):
         check_start("s1-gnd", tmp_path / "weights", ["converted"])
 
 
@@ -146,7 +148,9 @@ def test_converted_folders_are_known_by_their_report(tmp_path: Path) -> None:
     start = converted(tmp_path / "start", {"made": [{"name": "code_head"}], "lacks": []})
     assert (origin_of(whole), origin_of(start), origin_of(tmp_path)) == ("published", "converted", None)
     assert check_start("s2-256", whole, ["s1-gnd", "published"]) is None
-    with pytest.raises(CheckpointError, match="comes from a converted model .*, and s2-256 starts from s1-gnd or a published model"):
+    with pytest.raises(
+        CheckpointError, match="comes from a converted model .*, and s2-256 starts from s1-gnd or a published model"
+    ):
         check_start("s2-256", start, ["s1-gnd", "published"])
 
 
@@ -252,6 +256,8 @@ def test_every_stage_file_trains_the_tiny_model_one_after_another(tmp_path: Path
         assert (line["loss_text"] is None) == name.startswith("s2-")
         before = tmp_path / name
     wrong = load_stage(FOLDER / "s2-256.yaml", [*small, f"data={data}", f"init={before}", f"out={tmp_path / 'wrong'}"])
-    with pytest.raises(CheckpointError, match="comes from s3-unified, and s2-256 starts from s1-gnd or a published model; run s1"):
+    with pytest.raises(
+        CheckpointError, match="comes from s3-unified, and s2-256 starts from s1-gnd or a published model; run s1"
+    ):
         train(wrong, Console(quiet=True))
     assert not (tmp_path / "wrong").exists()

@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utilisation", type=float, default=0.35, metavar="SHARE", help="of that peak (default 0.35)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of activations (default bf16)")
     parser.add_argument("--activation-checkpointing", choices=("on", "off"), default="on", help="keep the inputs of blocks alone")
+    accumulate = "whole gradients between micro-batches, or divided ones (default)"
+    parser.add_argument("--accumulate", choices=("local", "sharded"), default="sharded", help=accumulate)
     parser.add_argument(
         "--hybrid", action="store_true", help="divide parameters within a node and repeat them on every node (HSDP)"
     )
@@ -94,6 +96,7 @@ def machine_of(options: argparse.Namespace) -> "Machine":
         utilisation=options.utilisation,
         precision=options.precision,
         recompute=options.activation_checkpointing == "on",
+        accumulate=options.accumulate,
         hybrid=options.hybrid,
     )
 

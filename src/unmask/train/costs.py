@@ -41,6 +41,7 @@ class Machine:
         utilisation: share of that peak that training reaches, recomputation not counted.
         precision: of activations and gathered weights; fp32 on one rank computes with the parameters themselves.
         recompute: whether blocks keep their inputs alone and compute the rest again.
+        accumulate: `local` keeps whole gradients until the last micro-batch of a step, `sharded` divides them after each.
         hybrid: parameters are divided within a node and repeated on every node, instead of divided among all.
         loss_rows: targets whose logits exist at one time; None: all.
         reserve: GiB that are left free.
@@ -54,6 +55,7 @@ class Machine:
     utilisation: float = UTILISATION
     precision: Literal["bf16", "fp32"] = "bf16"
     recompute: bool = True
+    accumulate: Literal["local", "sharded"] = "sharded"
     hybrid: bool = False
     loss_rows: int | None = LOSS_ROWS
     reserve: float = RESERVE
@@ -276,7 +278,8 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
       encode   `encode_bytes` x pictures
       forward and backward
                activations + gathered weights + gradients so far. From the last layer to the first, activations are freed and gradients
-               appear; with accumulation all gradients (4 N_learning / R) are there from the second micro-batch on
+               appear; with accumulation all gradients (4 N_learning / R, or 4 N_learning if whole ones are kept) are there from the second
+               micro-batch on
       update   gradients + one copy of them (`foreach`), or two of the largest
     """
     ranks = machine.ranks
@@ -286,11 +289,13 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
     gathered = 0.0
     if machine.gathers:
         gathered = a * (learns.rest[0] + 2 * learns.block[0]) + (a + 4) * learns.block[1]
-    accumulates = stage.batch.global_size > machine.gpus * stage.batch.per_device
-    passing = _sweep(_pieces(shapes, stage, config, learns, machine), gradients if accumulates else None)
+    resident = None
+    if stage.batch.global_size > machine.gpus * stage.batch.per_device:
+        resident = 4.0 * learns.learning if machine.accumulate == "local" and machine.gathers else gradients
+    passing = _sweep(_pieces(shapes, stage, config, learns, machine), resident)
     encoding = encode_bytes(config.image_tokenizer, stage.image.size) * sum(shape.pictures for shape in shapes)
     updating = gradients if machine.foreach else 2 * 4 * learns.largest / ranks
-    peak = parameters + optimizer + max(encoding + (gradients if accumulates else 0), passing + gathered, gradients + updating)
+    peak = parameters + optimizer + max(encoding + (resident or 0.0), passing + gathered, gradients + updating)
     return Memory(parameters, gradients, optimizer, gathered, passing, encoding, updating, peak)
 
 

@@ -98,6 +98,10 @@ def _advice(plan: Plan, stage: StageConfig, config: ModelConfig) -> list[str]:
     if plan.fits:
         largest = max(size for size in _divisors(stage, machine) | {mine} if size == mine or fits(machine, size))
         return advice + ([f"batch.per_device={largest} fits, too"] if largest > mine else [])
+    if machine.accumulate == "local":
+        machine = replace(machine, accumulate="sharded")
+        if fits(machine, mine):
+            return [*advice, "to fit: divide gradients after every micro-batch (accumulate: sharded)"]
     smaller = [size for size in sorted(_divisors(stage, machine), reverse=True) if size < mine]
     changes = [("compute every block again in the backward pass", replace(machine, recompute=True), mine)] * (
         not machine.recompute

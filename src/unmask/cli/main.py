@@ -16,6 +16,7 @@ from unmask.errors import UnmaskError
 COMMANDS = {
     "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
     "data": "look at a data file: check every key, file and column; show a row at every stop",
+    "prepare": "turn a public data set, or your own, into record files",
     "train": "train a stage, or go on where it stopped",
     "generate": "draw pictures from captions",
 }

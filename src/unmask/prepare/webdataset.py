@@ -1,0 +1,92 @@
+"""Pairs in plain tars: a picture and its text under one key, as webdataset has them."""
+
+from collections.abc import Callable, Iterator
+
+from unmask.prepare.converter import Dropped, Item, Job, Note, Row
+from unmask.prepare.names import is_litter, webdataset_key
+from unmask.prepare.placing import BROKEN, Size, member_size, tar_members, write_whole
+from unmask.prepare.tar import Member, Tar, TarDamage
+
+FIELDS = ("jpg", "jpeg", "png", "webp")
+NO_PICTURE = "text without a picture"
+NO_TEXT = "picture without a text"
+_MAX_TEXT = 1 << 20
+
+Texts = dict[str, bytes]
+MakeRow = Callable[[Texts, str], tuple[Row, str | None]]
+
+
+class _Sample:
+    """What is known of one key so far."""
+
+    __slots__ = ("picture", "problem", "size", "texts")
+
+    def __init__(self) -> None:
+        self.picture: str | None = None
+        self.size: Size | None = None
+        self.problem: str | None = None
+        self.texts: Texts = {}
+
+
+def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow) -> Iterator[Item]:
+    """Rows of one tar, in the order in which pairs are whole.
+
+    Args:
+        job: the conversion.
+        shard: the tar's path below `src`.
+        wanted: text fields that a sample needs.
+        make_row: texts by field and the place -> the row without its picture, or why there is none.
+    """
+    path = job.src / shard
+    waiting: dict[str, _Sample] = {}
+    try:
+        for tar, member in tar_members(path):
+            where = f"{shard}/{member.name}"
+            if member.refused:
+                yield Note(f"member refused: {member.refused}", where)
+                continue
+            key, field = webdataset_key(member.name)
+            if is_litter(member.name) or (field not in FIELDS and field not in wanted):
+                if field not in ("json", "cls", "txt") and not is_litter(member.name):
+                    yield Note("member of no known field", where)
+                continue
+            sample = waiting.get(key)
+            if sample is None:
+                sample = waiting[key] = _Sample()
+            if field in wanted:
+                sample.texts[field] = tar.read(min(member.size, _MAX_TEXT))
+            elif sample.picture is not None:
+                yield Note("second picture under one key", where)
+            else:
+                _take_picture(job, shard, tar, member, sample)
+            if sample.picture is not None and len(sample.texts) == len(wanted):
+                del waiting[key]
+                yield _item(job, shard, sample, make_row)
+    except TarDamage as damage:
+        yield Note(f"archive {damage}", shard)
+    for key, sample in waiting.items():
+        yield Dropped(NO_PICTURE if sample.picture is None else NO_TEXT, f"{shard}/{key}")
+
+
+def _take_picture(job: Job, shard: str, tar: Tar, member: Member, sample: _Sample) -> None:
+    sample.picture = member.name
+    if job.sizes:
+        sample.size = member_size(tar, member)
+        if sample.size is None:
+            sample.problem = BROKEN
+    if job.images == "folder" and sample.problem is None:
+        tar.rewind()
+        write_whole(job.unpack / shard.removesuffix(".tar") / member.name, tar.read())
+
+
+def _item(job: Job, shard: str, sample: _Sample, make_row: MakeRow) -> Item:
+    where = f"{shard}/{sample.picture}"
+    if sample.problem is not None:
+        return Dropped(sample.problem, where)
+    row, problem = make_row(sample.texts, where)
+    if problem is not None:
+        return Dropped(problem, where)
+    row["s3_path"] = f"{shard}::{sample.picture}" if job.images == "archive" else f"{shard.removesuffix('.tar')}/{sample.picture}"
+    if sample.size is not None:
+        row["intWidth"], row["intHeight"] = sample.size
+    return row

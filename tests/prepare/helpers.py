@@ -1,0 +1,105 @@
+"""Miniatures of published data sets, byte for byte in their layout, and one way to convert them."""
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from unmask.prepare.converter import Job
+from unmask.prepare.run import prepare, report_path
+from unmask.prepare.sets import CONVERTERS
+
+
+def picture(width: int = 64, height: int = 48, color: str = "red", kind: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tar(members: Iterable[tuple[str, bytes | str]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as file:
+        for name, content in members:
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def tar_gz(members: Iterable[tuple[str, bytes | str]]) -> bytes:
+    return gzip.compress(tar(members), mtime=0)
+
+
+def zipped(members: Iterable[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members:
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def write(folder: Path, files: dict[str, bytes | str | list[Any] | dict[str, Any]]) -> Path:
+    """Write files: bytes and texts as they are, other values as JSON."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, (list, dict)):
+            content = json.dumps(content, indent=2, ensure_ascii=False)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def jsonl(rows: Iterable[object]) -> str:
+    return "".join(f"{row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+
+
+class Made(NamedTuple):
+    rows: list[dict[str, Any]]
+    report: dict[str, Any]
+    out: Path
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return {reason: count["count"] for reason, count in self.report["dropped"].items()}
+
+    @property
+    def notes(self) -> dict[str, int]:
+        return {reason: count["count"] for reason, count in self.report["notes"].items()}
+
+    @property
+    def refused(self) -> dict[str, int]:
+        return {reason: count["count"] for reason, count in self.report["refused_members"].items()}
+
+
+def job_of(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[str, Any] | None = None, **choices: Any) -> Job:
+    converter = CONVERTERS.get(name)
+    choices.setdefault("images", converter.modes[0])
+    choices.setdefault("unpack", out.with_name(f"{out.stem}-images"))
+    return Job(src=src, out=out, options=converter.all_options(options or {}), **choices)
+
+
+def convert(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[str, Any] | None = None, **choices: Any) -> Made:
+    """Convert; then once more beside it, which has to give the same bytes."""
+    made = once(name, src, out, workers=workers, options=options, **choices)
+    first = out.read_bytes(), report_path(out).read_bytes()
+    once(name, src, out, workers=workers, options=options, **choices)
+    assert (out.read_bytes(), report_path(out).read_bytes()) == first, "a second run gives other bytes"
+    assert made.report["read"] == made.report["kept"] + sum(made.dropped.values())
+    assert made.report["kept"] == len(made.rows)
+    remains = [path.name for path in out.parent.iterdir() if path.name.endswith((".part", ".work", ".lock"))]
+    assert remains == []
+    return made
+
+
+def once(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[str, Any] | None = None, **choices: Any) -> Made:
+    job = job_of(name, src, out, options=options, **choices)
+    prepare(CONVERTERS.get(name), job, workers)
+    return Made(pq.read_table(out).to_pylist(), json.loads(report_path(out).read_text()), out)

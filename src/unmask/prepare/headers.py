@@ -11,6 +11,9 @@ from unmask.data.images import FORMATS
 HEAD = 32_768
 """Bytes that are enough for nearly every picture."""
 
+Image.init()
+_KNOWN = tuple(name for name in FORMATS if name in Image.OPEN)
+
 _NO_FRAME = frozenset((0xC4, 0xC8, 0xCC))
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 _LARGEST = 1 << 20
@@ -78,7 +81,7 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
 
 def _with_pillow(data: bytes) -> tuple[int, int] | None:
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(data), formats=_KNOWN) as image:
             return image.size
     except Exception:  # noqa: BLE001  (Pillow raises nearly every built-in exception on damaged files)
         return None

@@ -38,10 +38,12 @@ class _Text:
             piece = self._file.read(max(_CHUNK, len(rest)))
         except UnicodeDecodeError as error:
             raise self.error(f"is not UTF-8 ({error.reason})") from None
-        self._ended = not piece
+        if not piece:
+            self._ended = True
+            return False
         self._passed += self._at
         self._text, self._at = rest + piece, 0
-        return bool(piece)
+        return True
 
     def peek(self) -> str:
         """The next character that is no blank, empty at the end."""
@@ -73,8 +75,8 @@ class _Text:
                 raise self.error(f"is broken ({error.msg})", error.pos) from None
             except RecursionError:
                 raise self.error("is nested too deeply") from None
-            if end == len(self._text) and self._text[end - 1] not in '}]"' and self.more():
-                continue  # a number that may go on
+            if end >= len(self._text) - 2 and self._text[end - 1] not in '}]"' and self.more():
+                continue  # a number that may go on, with `.5` or `e+5`
             self._at = end
             return value
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _DIGITS = re.compile(r"(\d+)")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST = 255
 
 
@@ -12,12 +13,12 @@ def safe_relative(name: object) -> str | None:
     """A name from an archive or a table as a path below some folder; None if it could lead elsewhere or be no file at all."""
     if not isinstance(name, str) or "\\" in name or "://" in name or "::" in name or not name.isprintable():
         return None
-    if name.startswith("/") or re.match(r"^[A-Za-z]:", name):
+    if name.startswith("/"):
         return None
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or any(len(part.encode("utf-8", "replace")) > _LONGEST for part in parts):
         return None
-    return "/".join(parts)
+    return None if _DRIVE.match(parts[0]) else "/".join(parts)
 
 
 def is_picture(name: str) -> bool:

@@ -5,6 +5,7 @@ appears whole, so that a run that was killed at any moment goes on with the firs
 changed in between, the parts are made anew.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +23,7 @@ import pyarrow as pa
 
 from unmask.errors import DataError
 from unmask.prepare.coco import Exclusion, exclusion, required_exclusion
-from unmask.prepare.converter import Converter, Dropped, Job, Note, Row
+from unmask.prepare.converter import Converter, Dropped, Job, Note, Row, found_in
 from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
@@ -93,7 +94,7 @@ def prepare(converter: Converter, job: Job, workers: int = 1, watch: Watch | Non
         report = run.unpack()
         shards = converter.shards(job)
         if not shards:
-            raise converter.wrong_layout(job, "none of it")
+            raise converter.wrong_layout(job, found_in(job.src))
         schema = converter.schema(job)
         run.begin(shards, schema)
         report.add(run.convert(shards, schema))
@@ -315,9 +316,9 @@ def _alone(work: Path, out: Path) -> Iterator[None]:
             yield
             lock.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(
-            f"cannot be worked with ({error.strerror})", where=str(error.filename or out), fix="check space and rights"
-        ) from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space, then start again" if full else "check that you may read and write there"
+        raise DataError(f"cannot be written or read ({error.strerror})", where=str(error.filename or out), fix=fix) from None
 
 
 def _nothing_kept(converter: Converter, job: Job, report: Report) -> DataError:

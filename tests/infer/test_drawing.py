@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,9 @@ def test_pipeline_batches_seeds_and_filmstrip(loaded: LoadedModel) -> None:
     assert whole[0].frames[-1][1].tobytes() == whole[0].image.tobytes()
     with pytest.raises(ConfigError, match="prompt 2 is blank; say what to draw"):
         loaded.generate(["a", "  "])
+    untold = replace(loaded, picture=replace(loaded.picture, conditions=False))
+    with pytest.raises(ConfigError, match="score 6.5 means nothing to this model: .*; leave the score out"):
+        untold.generate(["a"], config, score=6.5)
 
 
 def test_the_prompt_is_the_training_prompt(loaded: LoadedModel) -> None:

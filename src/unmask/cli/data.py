@@ -3,6 +3,8 @@
   unmask data check config/data/mine.yaml                     every key, file, column and function; rows left by each rule
   unmask data show config/data/mine.yaml --row 17             that row at every stop: columns, conversation, tokens, pixels
   unmask data show config/data/mine.yaml --entry coyo --png row.png
+  unmask data functions                                       every preprocess function: columns, options
+  unmask data functions text_to_image                         one of them, with a row and what it becomes
 
 `check` reads no picture and needs no model; it leaves with code 1 and one line, file:line and the fix, if anything is wrong.
 """
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli import data_functions
 from unmask.data.records import SCORE, Dataset, Mixture
 from unmask.data.spec import load_mixture
 
@@ -21,10 +24,12 @@ CACHE = Path("~/.cache/unmask")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`check` and `show`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check|show")
+    """`check`, `show` and `functions`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check|show|functions")
     check = actions.add_parser("check", help="check every key, file and column; count rows by rule")
     show = actions.add_parser("show", help="one row at every stop of the corridor")
+    functions = actions.add_parser("functions", help="what every preprocess function reads, takes and says")
+    data_functions.add_arguments(functions)
     for each in (check, show):
         each.add_argument("file", type=Path, help="data YAML")
         each.add_argument("overrides", nargs="*", metavar="a.b=c", help="keys of the data file, e.g. datasets.0.aes_cutoff=5")
@@ -38,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Check or show."""
+    """Check, show, or list the functions."""
+    if options.action == "functions":
+        data_functions.run(options, console)
+        return
     spec = load_mixture(options.file, options.overrides)
     mixture = Mixture(spec, options.file.parent, options.cache.expanduser(), getattr(options, "seed", 0))
     if options.action == "check":

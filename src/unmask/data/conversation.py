@@ -33,7 +33,14 @@ class Undrawn:
     """A picture that is planned in words but not drawn (`<image_gen_fake>`): one token, no pixels."""
 
 
-Part = str | ImageSlot | MicroConditions | Undrawn
+@dataclass(frozen=True)
+class Located:
+    """Text whose coordinates and box marks (`<LOC_5>`, `<LOC_BEGIN>`, `<box_p>`, ...) are tokens; in any other text they are words."""
+
+    text: str
+
+
+Part = str | ImageSlot | MicroConditions | Undrawn | Located
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Conversation:
         visible_text_rate: probability that no text of the answer is masked, so that a picture is drawn from a clean plan
             (`do_not_mask_text`: 0.8).
         edit_weighted: codes where the picture to draw differs from its source weigh more in the loss (`reweight`, model.md 4.8).
-        tells_pixel_diff: the request says how much the edit changes (`pixel_diff`, model.md 3.3).
+        tells_pixel_diff: the request says how much the edit changes (`pixel_diff`, model.md 3.3); None where there is no such choice.
     """
 
     id: str
@@ -64,7 +71,7 @@ class Conversation:
     fit: Fit = "crop"
     visible_text_rate: float = 0.0
     edit_weighted: bool = False
-    tells_pixel_diff: bool = False
+    tells_pixel_diff: bool | None = None
 
     def images(self, kind: SlotKind | None = None) -> Iterator[ImageSlot]:
         """The picture slots in the order of their places in the text."""
@@ -77,13 +84,15 @@ class Conversation:
         """The published LLaVA mapping.
 
         Args:
-            markers: write `[[micro_conds_texts]]` where micro-conditions go, and the scores beside it, as the published functions do.
+            markers: write `[[micro_conds_texts]]` where micro-conditions go, with the scores and the flags beside it, as the published
+                functions do.
         """
         mapping: dict[str, Any] = {"id": self.id}
         for kind in ("image", "image_gen_enc", "image_gen"):
             urls = [slot.url for slot in self.images(kind)]
             if urls:
-                mapping[kind] = urls[0] if len(urls) == 1 else urls
+                listed = len(urls) > 1 or (markers and self.fit == "pad" and kind != "image_gen")
+                mapping[kind] = urls if listed else urls[0]
         mapping["conversations"] = [{"from": turn.speaker, "value": _llava_text(turn, markers)} for turn in self.turns]
         if markers:
             for turn in self.turns:
@@ -91,7 +100,15 @@ class Conversation:
                     if isinstance(part, MicroConditions):
                         mapping.update({"gen_score": [part.score]} if part.score is not None else {})
                         mapping.update({"hpsv2": [part.hps]} if part.hps is not None else {})
+            mapping.update(self._flags())
         return mapping
+
+    def _flags(self) -> dict[str, bool]:
+        """What the published functions write about the use of a sample."""
+        flags = {"do_not_mask_text": True} if self.visible_text_rate else {}
+        if self.fit == "pad":
+            flags.update({"pad_image_gen": True, "reweight": self.edit_weighted})
+        return flags if self.tells_pixel_diff is None else {**flags, "pixel_diff": self.tells_pixel_diff}
 
     def describe(self) -> str:
         """One line a turn."""
@@ -107,6 +124,8 @@ def _llava_text(turn: Turn, markers: bool) -> str:
             words.append("[[micro_conds_texts]]" if markers else "")
         elif isinstance(part, Undrawn):
             words.append("<image_gen_fake>")
+        elif isinstance(part, Located):
+            words.append(part.text)
         else:
             words.append(part)
     text = "".join(words)

@@ -63,8 +63,9 @@ class Dataset:
         if spec.columns is not None:
             _check_projection(spec, list(required))
         columns = list(dict.fromkeys((*required, *(spec.columns or ()))))
+        every = spec.columns is None and spec.function.reads_every_column
         optional = () if spec.columns is not None else spec.function.optional
-        self.table: RecordTable = open_table(paths, columns, optional, cache, spec.at("json_path"))
+        self.table: RecordTable = open_table(paths, None if every else columns, optional, cache, spec.at("json_path"))
         self.selection: Selection = select(self.table.num_rows, self._filters(), spec.sampling, seed)
         if not len(self.selection):
             counts = ", ".join(f"{rule}: {left}" for rule, left in self.selection.steps)
@@ -158,7 +159,7 @@ class Mixture:
 
     def __init__(self, spec: MixtureSpec, folder: Path, cache: Path, seed: int, mode: MixingMode = "mixed") -> None:
         self.spec, self.seed = spec, seed
-        self.datasets = [Dataset(entry, folder, cache, seed) for entry in spec.datasets]
+        self.datasets = [Dataset(entry, folder / spec.root, cache, seed) for entry in spec.datasets]
         self.groups: dict[str, list[Dataset]] = {group: [] for group in spec.groups}
         for dataset in self.datasets:
             self.groups[dataset.spec.length_group].append(dataset)

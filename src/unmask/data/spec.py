@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import FieldError, load, located, locations
-from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
+from unmask.data.preprocess import Preprocess, find_preprocess
 from unmask.data.select import Sampling, parse_sampling
 from unmask.errors import ConfigError, did_you_mean
 from unmask.storage.object_store import ObjectStore
@@ -26,7 +26,7 @@ class DatasetSpec:
         json_path: record files, `.parquet`, `.csv` or `.tsv` (the key's name is kept for compatibility).
         name: shown in every log line and error; default: the first file's stem.
         sampling_strategy: `full`, `all`, `first:N`, `end:N`, `random:N`, `dup:K`; N may be a percentage.
-        preprocess_fn: registered name of the function that turns a row into a conversation.
+        preprocess_fn: the function that turns a row into a conversation: a registered name, or `package.module:function`.
         process_fn_kwargs: arguments of that function.
         columns: the columns to load; default: what the function declares.
         aes_cutoff: keep rows with `fltLaionAesthScore` above it.
@@ -37,7 +37,7 @@ class DatasetSpec:
     """
 
     json_path: str | tuple[str, ...] = field(metadata={"alias": "path"})
-    preprocess_fn: str
+    preprocess_fn: str = "llava"
     name: str | None = None
     sampling_strategy: str = "full"
     process_fn_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -56,10 +56,11 @@ class DatasetSpec:
         parse_sampling(self.sampling_strategy)
         if self.min_size is not None and self.min_size < 1:
             raise FieldError("min_size", f"must be at least 1, not {self.min_size}", fix="leave it out to keep every size")
-        if self.preprocess_fn not in PREPROCESS_FUNCTIONS:
-            what = f"unknown preprocess function '{self.preprocess_fn}'"
-            raise FieldError("preprocess_fn", what, fix=did_you_mean(self.preprocess_fn, PREPROCESS_FUNCTIONS))
-        self.function.check_arguments(self.process_fn_kwargs)
+        try:
+            function = self.function
+        except ConfigError as error:
+            raise FieldError("preprocess_fn", error.what, fix=error.fix) from None
+        function.check_arguments(self.process_fn_kwargs)
         _check_storage(self.storage_options)
 
     @property
@@ -79,8 +80,8 @@ class DatasetSpec:
 
     @property
     def function(self) -> Preprocess:
-        """The preprocess function that the entry names."""
-        return PREPROCESS_FUNCTIONS.get(self.preprocess_fn)
+        """The preprocess function that the entry names; modules are looked for in the folder of the YAML file, too."""
+        return find_preprocess(self.preprocess_fn, Path(self.where.rpartition(":")[0]).parent)
 
     def at(self, key: str) -> str:
         """file:line of a key, of the entry if the key is not written."""
@@ -89,9 +90,13 @@ class DatasetSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSpec:
-    """A whole data YAML: entries and the weights of their groups (100 each unless said)."""
+    """A whole data YAML: entries and the weights of their groups (100 each unless said).
+
+    Relative `json_path` and `image_root` start from `root`, which itself starts from the folder of the YAML file.
+    """
 
     datasets: tuple[DatasetSpec, ...]
+    root: str = ""
     weights: dict[str, float] = field(default_factory=dict)
     storage_options: dict[str, str] = field(default_factory=dict)
     where: str = located()
@@ -100,6 +105,8 @@ class MixtureSpec:
     def __post_init__(self) -> None:
         if not self.datasets:
             raise FieldError("datasets", "names no data set", fix="add at least one entry")
+        if "://" in self.root:
+            raise FieldError("root", f"must be a folder of this machine, not {self.root!r}", fix="write the URL into json_path")
         for group, weight in self.weights.items():
             if group not in self.groups:
                 what = f"weight for group '{group}', which no data set uses"

@@ -66,9 +66,14 @@ class LoadedModel:
             progress: called with the number of pictures done.
 
         Raises:
-            ConfigError: a prompt is blank.
+            ConfigError: a prompt is blank, or a score is asked of a model that was never told about scores.
         """
         config = config or DrawingConfig()
+        if score is not None and not self.picture.conditions:
+            raise ConfigError(
+                f"score {score:g} means nothing to this model: it was trained without micro-conditions",
+                fix="leave the score out, or train with image.condition_drop below 1",
+            )
         drawings: list[Drawing] = []
         encoded = [self._prompt(text, number, score) for number, text in enumerate(prompts)]
         for start in range(0, len(prompts), batch_size):

@@ -1,0 +1,132 @@
+"""Pictures drawn after a plan of what stands where, and after looking at earlier attempts (model.md 3.4)."""
+
+import numpy as np
+
+from unmask.data.conversation import Conversation, ImageSlot, Located, Part, Turn, Undrawn
+from unmask.data.preprocess.base import Columns, Example, Row, preprocess
+from unmask.data.preprocess.cells import joined_texts_of, path_of, text_of, with_prefix
+from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
+from unmask.data.preprocess.text_to_image import SCORES, TRUNCATION, conditions_of, cut_caption
+from unmask.errors import RowError
+
+MAX_FEEDBACKS = 5
+REGION_DETAIL_RATE = 0.4
+REGION_CAPTION_RATE = 0.1
+PLAN_REQUEST = "Please first think and plan the layout in LOC format."
+_PLAN = "Sure I should place the objects in the following manner "
+_FEEDBACK = " Please also consider past generations and their feedbacks. Do not repeat these errors "
+_REGION_DETAIL = " Please plan each region in detail by providing individual descriptions. "
+_REGION_CAPTION = "an image with region captions."
+_FEEDBACKS = "with add_feedback, n uniform in 1...min(5, attempts), then n attempts with replacement"
+_COLUMNS = Columns(
+    required=("{caption_key}",),
+    optional=SCORES,
+    images=("s3_path", "negatives"),
+    given={
+        "not plan_only": ("s3_path",),
+        "not no_plan": ("grounding_text",),
+        "add_feedback": ("negatives", "negative_reasons"),
+    },
+)
+_EXAMPLE = Example(
+    {
+        "s3_path": "cats/1.jpg",
+        "caption": "A cat on a mat.",
+        "grounding_text": "<box_p> cat </box_p><LOC_BEGIN><LOC_300><LOC_200><LOC_700><LOC_640><LOC_END>",
+        "negatives": "tries/1.jpg;tries/2.jpg",
+        "negative_reasons": "There is no cat.;The mat is missing.",
+    }
+)
+
+
+@preprocess(
+    "text_to_image_with_plan",
+    "preproces_text_to_image_generation_s3_loc",
+    columns=_COLUMNS,
+    random_choices=(TRUNCATION, _FEEDBACKS),
+    excludes=(("plan_only", "no_plan"),),
+    example=_EXAMPLE,
+)
+def text_to_image_with_plan(  # noqa: PLR0913  (the published arguments)
+    row: Row,
+    rng: np.random.Generator,
+    *,
+    plan_only: bool = False,
+    no_plan: bool = False,
+    add_feedback: bool = False,
+    caption_key: str = "caption",
+    random_truncate: bool = True,
+    s3_prefix: str = "",
+    s3_prefix_enc: str = "",
+) -> Conversation:
+    """Plan the layout of a picture, then draw it.
+
+    With `plan_only` nothing is drawn, with `no_plan` nothing is planned; `add_feedback` shows earlier attempts and what was wrong with
+    each: `negatives` (below `s3_prefix_enc`) and `negative_reasons`, lists or texts joined by `;`.
+    """
+    caption = cut_caption(text_of(row, caption_key), rng, random_truncate)
+    feedback = _feedback(row, rng, s3_prefix_enc) if add_feedback else ()
+    return _planned(row, caption, feedback, s3_prefix, plan_only=plan_only, no_plan=no_plan)
+
+
+@preprocess(
+    "text_to_image_with_region_plan",
+    "preproces_text_to_image_generation_layout_sam",
+    columns=_COLUMNS,
+    random_choices=(
+        TRUNCATION,
+        "two plans in five (0.4) are asked to describe each region",
+        "one caption in ten (0.1) becomes `an image with region captions.`",
+        _FEEDBACKS,
+    ),
+    excludes=(("plan_only", "no_plan"),),
+    example=_EXAMPLE,
+)
+def text_to_image_with_region_plan(  # noqa: PLR0913  (the published arguments)
+    row: Row,
+    rng: np.random.Generator,
+    *,
+    plan_only: bool = False,
+    no_plan: bool = False,
+    add_feedback: bool = False,
+    caption_key: str = "caption",
+    random_truncate: bool = True,
+    s3_prefix: str = "",
+    s3_prefix_enc: str = "",
+) -> Conversation:
+    """Plan the regions of a picture, then draw it.
+
+    As `text_to_image_with_plan`; the two choices about regions are drawn in any case. Where the published text asks for the descriptions is
+    not known; here it does so behind the request for a plan, and not at all where nothing is planned.
+    """
+    caption = cut_caption(text_of(row, caption_key), rng, random_truncate)
+    detail = rng.random() < REGION_DETAIL_RATE and not no_plan
+    caption = _REGION_CAPTION if rng.random() < REGION_CAPTION_RATE else caption
+    feedback = _feedback(row, rng, s3_prefix_enc) if add_feedback else ()
+    rest: tuple[Part, ...] = ((_REGION_DETAIL,) if detail else ()) + feedback
+    return _planned(row, caption, rest, s3_prefix, plan_only=plan_only, no_plan=no_plan)
+
+
+def _planned(row: Row, caption: str, rest: tuple[Part, ...], prefix: str, *, plan_only: bool, no_plan: bool) -> Conversation:
+    """The request, with what follows it, and the plan and the picture that answer it."""
+    image: Part = Undrawn() if plan_only else ImageSlot("image_gen", path_of(row, "s3_path", prefix))
+    ask = (f"Generate an image with the caption: {caption} ", conditions_of(row))
+    if no_plan:
+        return Conversation("", (Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))))
+    answer = Turn("gpt", (_PLAN, Located(text_of(row, "grounding_text")), " ", image))
+    turns = (Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), answer)
+    return Conversation("", turns, visible_text_rate=0.0 if plan_only else VISIBLE_TEXT_RATE)
+
+
+def _feedback(row: Row, rng: np.random.Generator, prefix: str) -> tuple[Part, ...]:
+    """Up to five earlier attempts, drawn with replacement, and what was wrong with each."""
+    attempts, reasons = joined_texts_of(row, "negatives"), joined_texts_of(row, "negative_reasons")
+    if len(attempts) != len(reasons):
+        raise RowError(f"column 'negatives' holds {len(attempts)} pictures, and 'negative_reasons' {len(reasons)} texts")
+    count = int(rng.integers(1, min(MAX_FEEDBACKS, len(attempts)) + 1))
+    parts: list[Part] = [_FEEDBACK]
+    for number, chosen in enumerate(rng.integers(0, len(attempts), count).tolist(), 1):
+        line = "" if number == 1 else "\n"
+        slot = ImageSlot("image", with_prefix(prefix, attempts[chosen]))
+        parts += [f"{line}Generation {number}: ", slot, f"\n Feedback {number}: {reasons[chosen]}"]
+    return tuple(parts)

@@ -6,11 +6,17 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+
+from unmask.data.conversation import ImageSlot
+from unmask.data.records import Dataset
+from unmask.data.spec import load_mixture
 
 from unmask.prepare.converter import Job
 from unmask.prepare.run import prepare, report_path
@@ -94,9 +100,31 @@ def convert(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[
     assert (out.read_bytes(), report_path(out).read_bytes()) == first, "a second run gives other bytes"
     assert made.report["read"] == made.report["kept"] + sum(made.dropped.values())
     assert made.report["kept"] == len(made.rows)
+    through_the_corridor(made, remote=bool(choices.get("prefix")))
     remains = [path.name for path in out.parent.iterdir() if path.name.endswith((".part", ".work", ".lock"))]
     assert remains == []
     return made
+
+
+def through_the_corridor(made: Made, *, remote: bool) -> None:
+    """The printed entry passes every check, and every row becomes a conversation whose pictures are there."""
+    file = made.out.with_suffix(".yaml")
+    file.write_text(made.report["entry"], encoding="utf-8")
+    entry = load_mixture(file).datasets[0]
+    everything = replace(entry, min_size=None, aes_cutoff=None)
+    dataset = Dataset(everything, file.parent, file.parent / "cache", seed=0)
+    Dataset(replace(everything, sampling_strategy="first:1"), file.parent, file.parent / "cache", seed=0)
+    assert len(dataset) == len(made.rows)
+    for number in range(len(dataset)):
+        conversation = dataset.conversation(dataset.record(number), np.random.default_rng(number))
+        slots = [part for turn in conversation.turns for part in turn.parts if isinstance(part, ImageSlot)]
+        for slot in slots:
+            assert remote or Path(slot.url.split("::")[0]).is_file(), slot.url
+        columns = [name for name in PICTURE_COLUMNS if made.rows[number].get(name)]
+        assert bool(slots) == bool(columns)
+
+
+PICTURE_COLUMNS = ("s3_path", "image", "input_image", "input_paths", "output_paths")
 
 
 def once(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[str, Any] | None = None, **choices: Any) -> Made:

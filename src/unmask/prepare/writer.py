@@ -70,9 +70,12 @@ class Parquet:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(text, encoding="utf-8")
-    flush(draft)
-    os.replace(draft, path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        flush(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def join(parts: Sequence[Path], out: Path, schema: pa.Schema, report: Report) -> None:

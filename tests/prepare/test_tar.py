@@ -55,6 +55,8 @@ HOSTILE = {
     "a\\..\\b.jpg": "unsafe name",
     "s3://bucket/x.jpg": "unsafe name",
     "a::b.jpg": "unsafe name",
+    "a//b.jpg": "unsafe name",
+    "a/./b.jpg": "unsafe name",
     "line\nbreak.jpg": "unsafe name",
     "twice.jpg": "name given twice",
     "./twice.jpg": "name given twice",

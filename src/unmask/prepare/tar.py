@@ -104,7 +104,9 @@ class Tar:
     def _member(self, raw: bytes, kind: bytes, size: int, sparse: bool) -> Member:
         shown = raw.decode("utf-8", "backslashreplace")
         try:
-            name = safe_relative(raw.decode("utf-8"))
+            written = raw.decode("utf-8").removeprefix("./")
+            name = safe_relative(written)
+            name = name if name == written else None  # a name that has to be mended would not be found again in the archive
         except UnicodeDecodeError:
             name = None
         refused = None

@@ -11,14 +11,28 @@ from unmask.prepare.sets import CONVERTERS
 
 NAMES = sorted({CONVERTERS.get(name).name for name in CONVERTERS})
 PUBLIC = {
-    *("laion", "coyo", "blip3o", "reflect-dit-t2i", "reflect-dit-feedback", "reflect-dit-judge", "sharegpt4o-t2i", "sharegpt4o-edit", "echo4o"),
+    *(
+        "laion",
+        "coyo",
+        "blip3o",
+        "reflect-dit-t2i",
+        "reflect-dit-feedback",
+        "reflect-dit-judge",
+        "sharegpt4o-t2i",
+        "sharegpt4o-edit",
+        "echo4o",
+    ),
     *("gpt-edit", "mammoth-vl", "grand-f", "visual-web-instruct", "refcoco", "refcoco+", "refcocog"),
 }
 
 
 @pytest.fixture
 def src(tmp_path: Path) -> Path:
-    members = [(f"{number}.{kind}", picture(300, 280) if kind == "jpg" else f"picture {number}") for number in range(5) for kind in ("jpg", "txt")]
+    members = [
+        (f"{number}.{kind}", picture(300, 280) if kind == "jpg" else f"picture {number}")
+        for number in range(5)
+        for kind in ("jpg", "txt")
+    ]
     return write(tmp_path / "src", {"sa_000000.tar": tar([*members, ("9.jpg", picture())])})
 
 
@@ -85,16 +99,34 @@ def test_an_entry_to_fill_in(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["prepare", "blip3o"], 2, "SRC and OUT.parquet are needed"),
         (["prepare", "blip4o", "a", "b.parquet"], 2, "invalid choice: 'blip4o'"),
-        (["prepare", "blip3o", "nowhere", "b.parquet"], 1, "error: nowhere: there is no such folder; download it: https://huggingface.co/BLIP3o"),
+        (
+            ["prepare", "blip3o", "nowhere", "b.parquet"],
+            1,
+            "error: nowhere: there is no such folder; download it: https://huggingface.co/BLIP3o",
+        ),
         (["prepare", "blip3o", ".", "b.parquet", "--part", "huge"], 2, "invalid choice: 'huge'"),
         (["prepare", "blip3o", ".", "b.parquet", "--workers", "0"], 2, "--workers must be at least 1, not 0"),
-        (["prepare", "csv", ".", "b.parquet", "--map", "s3_path"], 1, "--map 's3_path' is not OURS=THEIRS; for example --map s3_path=url"),
+        (
+            ["prepare", "csv", ".", "b.parquet", "--map", "s3_path"],
+            1,
+            "--map 's3_path' is not OURS=THEIRS; for example --map s3_path=url",
+        ),
         (["prepare", "blip3o", ".", "b.parquet", "--exclude", "gone.txt"], 1, "gone.txt: cannot be read"),
-        (["prepare", "blip3o", ".", "b.parquet", "--print-entry"], 1, "b.report.json: there is no report yet, so nothing was converted"),
-        (["prepare", "grand-f", ".", "b.parquet", "--refcoco", "."], 1, "holds no RefCOCO annotations; it should hold refcoco/refs(unc).p"),
+        (
+            ["prepare", "blip3o", ".", "b.parquet", "--print-entry"],
+            1,
+            "b.report.json: there is no report yet, so nothing was converted",
+        ),
+        (
+            ["prepare", "grand-f", ".", "b.parquet", "--refcoco", "."],
+            1,
+            "holds no RefCOCO annotations; it should hold refcoco/refs(unc).p",
+        ),
     ],
 )
-def test_mistakes(words: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    words: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         found = main(words)

@@ -17,7 +17,6 @@ from PIL import Image
 from unmask.data.conversation import ImageSlot
 from unmask.data.records import Dataset
 from unmask.data.spec import load_mixture
-
 from unmask.prepare.converter import Job
 from unmask.prepare.run import prepare, report_path
 from unmask.prepare.sets import CONVERTERS

@@ -32,7 +32,11 @@ def test_one_box_as_text() -> None:
     st.sampled_from([1, 4]),
 )
 def test_places_stay_on_the_canvas_and_in_order(width: int, height: int, values: list[float], step: int) -> None:
-    box = clip(Box(min(values[0], values[2]), min(values[1], values[3]), max(values[0], values[2]), max(values[1], values[3])), width, height)
+    box = clip(
+        Box(min(values[0], values[2]), min(values[1], values[3]), max(values[0], values[2]), max(values[1], values[3])),
+        width,
+        height,
+    )
     if box is None:
         return
     left, top, right, bottom = quantise(box, width, height, step)

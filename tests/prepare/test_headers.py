@@ -23,7 +23,10 @@ def jpeg(**options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 100, "subsampling": 0}, {"comment": b"\xff\xc0" * 300}, {"icc_profile": b"x" * 150_000}])
+@pytest.mark.parametrize(
+    "options",
+    [{"progressive": True}, {"quality": 100, "subsampling": 0}, {"comment": b"\xff\xc0" * 300}, {"icc_profile": b"x" * 150_000}],
+)
 def test_jpegs_of_many_forms(options: dict[str, object]) -> None:
     assert size_of(jpeg(**options), True) == (333, 222)
 
@@ -41,13 +44,19 @@ def test_the_stored_size_not_the_upright_one() -> None:
     assert size_of(jpeg(exif=exif), True) == (333, 222)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"<html>", picture()[:12], b"\x89PNG\r\n\x1a\n", b"GIF89a\0\0\0\0"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"<html>", picture()[:12], b"\x89PNG\r\n\x1a\n", b"GIF89a\0\0\0\0"]
+)
 def test_what_is_no_picture(data: bytes) -> None:
     assert size_of(data, True) is None
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF", b"GIF89a"]), st.booleans())
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF", b"GIF89a"]),
+    st.booleans(),
+)
 def test_any_bytes_give_an_answer(data: bytes, start: bytes, whole: bool) -> None:
     try:
         size = size_of(start + data, whole)

@@ -23,7 +23,11 @@ SHARDS, PAIRS = 24, 40
 def many(folder: Path, shards: int = SHARDS) -> Path:
     data = picture(30, 20)
     for shard in range(shards):
-        members = [(f"{number:03d}.{kind}", data if kind == "jpg" else f"picture {shard}-{number}") for number in range(PAIRS) for kind in ("jpg", "txt")]
+        members = [
+            (f"{number:03d}.{kind}", data if kind == "jpg" else f"picture {shard}-{number}")
+            for number in range(PAIRS)
+            for kind in ("jpg", "txt")
+        ]
         write(folder, {f"sa_{shard:06d}.tar": tar(members)})
     return folder
 
@@ -81,7 +85,9 @@ def test_stopped_at_the_end_and_started_again(name: str, tmp_path: Path, monkeyp
             patch.setattr(running, "join", stop)
         else:
             keep = running.write_text
-            patch.setattr(running, "write_text", lambda path, text: stop() if path.name == "out.report.json" else keep(path, text))
+            patch.setattr(
+                running, "write_text", lambda path, text: stop() if path.name == "out.report.json" else keep(path, text)
+            )
         with pytest.raises(KeyboardInterrupt):
             prepare(CONVERTERS.get("blip3o"), job_of("blip3o", src, out))
     assert prepare(CONVERTERS.get("blip3o"), job_of("blip3o", src, out)).reused == 3
@@ -162,7 +168,9 @@ def test_an_output_of_another_kind_and_a_mode_that_cannot_be(tmp_path: Path) -> 
     src = many(tmp_path / "src", 1)
     with pytest.raises(UnmaskError, match="the record file has to end in .parquet, not '.csv'"):
         once("blip3o", src, tmp_path / "out.csv")
-    with pytest.raises(UnmaskError, match="'echo4o' takes no --images archive: its archives are compressed and cannot be read in the middle"):
+    with pytest.raises(
+        UnmaskError, match="'echo4o' takes no --images archive: its archives are compressed and cannot be read in the middle"
+    ):
         once("echo4o", src, tmp_path / "out.parquet", images="archive")
 
 

@@ -41,7 +41,13 @@ def test_members_of_every_form(form: int, seekable: bool) -> None:
     assert all(buffer.getvalue()[member.offset : member.offset + member.size] == content for member, content in found)
 
 
-@given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,8}\.jpg", fullmatch=True), st.binary(max_size=1200)), max_size=6, unique_by=lambda each: each[0]))
+@given(
+    st.lists(
+        st.tuples(st.from_regex(r"[a-z]{1,8}\.jpg", fullmatch=True), st.binary(max_size=1200)),
+        max_size=6,
+        unique_by=lambda each: each[0],
+    )
+)
 def test_what_was_put_in_comes_out(content: list[tuple[str, bytes]]) -> None:
     for seekable in (True, False):
         assert [(member.name, data) for member, data in members(tar(content), seekable=seekable)] == content
@@ -71,7 +77,13 @@ def test_unsafe_names_and_repetitions_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "device"), (tarfile.FIFOTYPE, "pipe")],
+    [
+        (tarfile.SYMTYPE, "link"),
+        (tarfile.LNKTYPE, "link"),
+        (tarfile.CHRTYPE, "device"),
+        (tarfile.BLKTYPE, "device"),
+        (tarfile.FIFOTYPE, "pipe"),
+    ],
 )
 def test_what_is_no_file_is_refused(kind: bytes, reason: str) -> None:
     buffer = io.BytesIO()
@@ -79,7 +91,10 @@ def test_what_is_no_file_is_refused(kind: bytes, reason: str) -> None:
         file.addfile(info("link.jpg", kind, linkname="/etc/passwd"))
         file.addfile(info("folder", tarfile.DIRTYPE))
         file.addfile(info("good.jpg", size=1), io.BytesIO(b"x"))
-    assert [(member.name, member.refused) for member, _ in members(buffer.getvalue())] == [("link.jpg", reason), ("good.jpg", None)]
+    assert [(member.name, member.refused) for member, _ in members(buffer.getvalue())] == [
+        ("link.jpg", reason),
+        ("good.jpg", None),
+    ]
 
 
 def test_large_members_are_refused_and_passed_over() -> None:

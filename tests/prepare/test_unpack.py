@@ -21,11 +21,24 @@ def everything(folder: Path) -> set[str]:
 def hostile_tar() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as file:
-        for name, kind, link in (("link.jpg", tarfile.SYMTYPE, "/etc/passwd"), ("folder", tarfile.SYMTYPE, "/tmp"), ("hard.jpg", tarfile.LNKTYPE, "../x")):
+        for name, kind, link in (
+            ("link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            ("folder", tarfile.SYMTYPE, "/tmp"),
+            ("hard.jpg", tarfile.LNKTYPE, "../x"),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, link
             file.addfile(info)
-        for name in ("folder/in.jpg", "../out.jpg", "/abs.jpg", "a/../../out.jpg", "good.jpg", "good.jpg", "run.sh", "._good.jpg"):
+        for name in (
+            "folder/in.jpg",
+            "../out.jpg",
+            "/abs.jpg",
+            "a/../../out.jpg",
+            "good.jpg",
+            "good.jpg",
+            "run.sh",
+            "._good.jpg",
+        ):
             data = picture() if name == "folder/in.jpg" else f"content of {name}".encode()
             info = tarfile.TarInfo(name)
             info.size = len(data)

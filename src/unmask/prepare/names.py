@@ -7,6 +7,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 _DIGITS = re.compile(r"(\d+)")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST = 255
+_SHORT = _LONGEST // 4  # so many characters are never more than that many bytes
 
 
 def safe_relative(name: object) -> str | None:
@@ -16,7 +17,9 @@ def safe_relative(name: object) -> str | None:
     if name.startswith("/"):
         return None
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts or any(len(part.encode("utf-8", "replace")) > _LONGEST for part in parts):
+    if not parts or ".." in parts:
+        return None
+    if len(name) > _SHORT and any(len(part.encode("utf-8", "replace")) > _LONGEST for part in parts):
         return None
     return None if _DRIVE.match(parts[0]) else "/".join(parts)
 
@@ -28,6 +31,8 @@ def is_picture(name: str) -> bool:
 
 def is_litter(name: str) -> bool:
     """Files that operating systems and browsers leave behind: `._x`, `.DS_Store`, `__MACOSX/`."""
+    if "._" not in name and ".DS_Store" not in name and "__MACOSX" not in name:
+        return False
     parts = name.split("/")
     return parts[-1].startswith("._") or parts[-1] == ".DS_Store" or "__MACOSX" in parts
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from unmask.errors import DataError
 from unmask.prepare.coco import Exclusion, exclusion, required_exclusion
-from unmask.prepare.converter import Converter, Dropped, Job, Note, Row, found_in
+from unmask.prepare.converter import Converter, Dropped, Job, Row, found_in
 from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
@@ -226,18 +226,20 @@ def convert_shard(
     converter = CONVERTERS.get(name)
     leave_out = required_exclusion(job) if converter.coco else exclusion(job)
     report = Report()
-    prefix = job.prefix.rstrip("/")
-    with Parquet(part, schema) as target:
+    prefix, all_allowed = job.prefix.rstrip("/"), leave_out.empty
+    with Parquet(part, schema, "lz4") as target:
         for item in converter.convert(job, shard):
-            if isinstance(item, Dropped):
+            if isinstance(item, dict):
+                reason = None if all_allowed else _excluded(item, converter.paths, leave_out)
+                if reason is not None:
+                    report.drop(*reason)
+                else:
+                    report.keep()
+                    target.add(_with_prefix(item, converter.paths, prefix) if prefix else item)
+            elif isinstance(item, Dropped):
                 report.drop(item.reason, item.where)
-            elif isinstance(item, Note):
-                add(report.notes, item.what, 1, item.where)
-            elif (reason := _excluded(item, converter.paths, leave_out)) is not None:
-                report.drop(*reason)
             else:
-                report.keep()
-                target.add(_with_prefix(item, converter.paths, prefix) if prefix else item)
+                add(report.notes, item.what, 1, item.where)
             if tick is not None and report.read % _TICK == 0:
                 tick(report.read)
     write_text(part.with_suffix(".json"), dumps(report.as_json()))
@@ -245,8 +247,6 @@ def convert_shard(
 
 def _excluded(row: Row, columns: tuple[str, ...], leave_out: Exclusion) -> Dropped | None:
     """Why a row is left out for one of its pictures; None if it is not."""
-    if leave_out.empty:
-        return None
     for column in columns:
         value = row.get(column)
         for name in [value] if isinstance(value, str) else value or ():

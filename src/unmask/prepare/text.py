@@ -21,7 +21,14 @@ Turns = list[dict[str, str]]
 
 def clean(value: str) -> str:
     """Without NUL characters, halves of UTF-16 pairs, carriage returns, and blanks at both ends."""
-    return _SURROGATES.sub("", value.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")).strip()
+    if "\r" in value or "\0" in value:
+        value = value.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            value = _SURROGATES.sub("", value)
+    return value.strip()
 
 
 def has_reserved(text: str) -> bool:
@@ -56,8 +63,9 @@ def turns_of(value: object, pictures: int) -> tuple[Turns, str | None]:
         return [], "first turn is not the user's"
     if [turn["from"] for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
         return [], "turns do not alternate"
-    if any(_OTHER_RESERVED.search(turn["value"]) for turn in turns):
-        return [], RESERVED_TEXT
+    for turn in turns:
+        if ("<" in turn["value"] or "[[" in turn["value"]) and _OTHER_RESERVED.search(turn["value"]):
+            return [], RESERVED_TEXT
     problem = _place_images(turns, pictures)
     if problem is None and any(not turn["value"].replace(IMAGE, "").strip() for turn in turns):
         problem = "empty turn"

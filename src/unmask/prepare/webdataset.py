@@ -10,10 +10,11 @@ from unmask.prepare.tar import Member, Tar, TarDamage
 FIELDS = ("jpg", "jpeg", "png", "webp")
 NO_PICTURE = "text without a picture"
 NO_TEXT = "picture without a text"
+_OTHER_FIELDS = ("json", "cls", "txt")
 _MAX_TEXT = 1 << 20
 
 Texts = dict[str, bytes]
-MakeRow = Callable[[Texts, str], tuple[Row, str | None]]
+MakeRow = Callable[[Texts], tuple[Row, str | None]]
 
 
 class _Sample:
@@ -35,28 +36,32 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
         job: the conversion.
         shard: the tar's path below `src`.
         wanted: text fields that a sample needs.
-        make_row: texts by field and the place -> the row without its picture, or why there is none.
+        make_row: texts by field -> the row without its picture, or why there is none.
     """
     path = job.src / shard
     waiting: dict[str, _Sample] = {}
+
+    def where(member: Member) -> str:
+        return f"{shard}/{member.name}"
+
     try:
         for tar, member in tar_members(path):
-            where = f"{shard}/{member.name}"
             if member.refused:
-                yield Note(f"member refused: {member.refused}", where)
+                yield Note(f"member refused: {member.refused}", where(member))
                 continue
             key, field = webdataset_key(member.name)
-            if is_litter(member.name) or (field not in FIELDS and field not in wanted):
-                if field not in ("json", "cls", "txt") and not is_litter(member.name):
-                    yield Note("member of no known field", where)
+            is_text = field in wanted
+            if is_litter(member.name) or not (is_text or field in FIELDS):
+                if field not in _OTHER_FIELDS and not is_litter(member.name):
+                    yield Note("member of no known field", where(member))
                 continue
             sample = waiting.get(key)
             if sample is None:
                 sample = waiting[key] = _Sample()
-            if field in wanted:
+            if is_text:
                 sample.texts[field] = tar.read(min(member.size, _MAX_TEXT))
             elif sample.picture is not None:
-                yield Note("second picture under one key", where)
+                yield Note("second picture under one key", where(member))
             else:
                 _take_picture(job, shard, tar, member, sample)
             if sample.picture is not None and len(sample.texts) == len(wanted):
@@ -80,12 +85,11 @@ def _take_picture(job: Job, shard: str, tar: Tar, member: Member, sample: _Sampl
 
 
 def _item(job: Job, shard: str, sample: _Sample, make_row: MakeRow) -> Item:
-    where = f"{shard}/{sample.picture}"
     if sample.problem is not None:
-        return Dropped(sample.problem, where)
-    row, problem = make_row(sample.texts, where)
+        return Dropped(sample.problem, f"{shard}/{sample.picture}")
+    row, problem = make_row(sample.texts)
     if problem is not None:
-        return Dropped(problem, where)
+        return Dropped(problem, f"{shard}/{sample.picture}")
     row["s3_path"] = f"{shard}::{sample.picture}" if job.images == "archive" else f"{shard.removesuffix('.tar')}/{sample.picture}"
     if sample.size is not None:
         row["intWidth"], row["intHeight"] = sample.size

@@ -13,22 +13,22 @@ from unmask.prepare.converter import KEY, Row
 from unmask.prepare.report import Report
 from unmask.storage.sealed import flush
 
-PART_ROWS = 8192
-GROUP_ROWS, GROUP_BYTES = 65_536, 64 << 20
+PART_ROWS = 4096
+GROUP_ROWS, GROUP_BYTES = 65_536, 16 << 20
 
 
 class Parquet:
     """A parquet file that appears when the `with` block ends well, and not otherwise."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
+    def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
+        self._path, self._schema, self._compression = path, schema, compression
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._rows: list[Row] = []
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "Parquet":
         self._draft.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._draft, self._schema, compression="zstd", version="2.6", store_schema=True)
+        self._writer = pq.ParquetWriter(self._draft, self._schema, compression=self._compression, version="2.6")
         return self
 
     def add(self, row: Row) -> None:

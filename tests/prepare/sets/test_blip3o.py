@@ -5,10 +5,32 @@ from tests.prepare.helpers import convert, picture, tar, write
 
 def mini(folder: Path) -> Path:
     broken = picture(80, 60)[:12]
-    pairs = [("sa_1.jpg", picture(80, 60)), ("sa_1.txt", "a red wall\n"), ("sa_2.jpg", picture(40, 90, "blue")), ("sa_2.txt", "a blue door")]
-    twins = [("1.png", picture(kind="PNG")), ("1.txt", "twins"), ("2.png", picture(color="green", kind="PNG")), ("2.txt", "twins")]
-    short = [("000000524.jpg", picture()), ("000000524.json", "{}"), ("000000524.txt", "one"), ("a.b.jpg", picture()), ("a.b.txt", "two")]
-    dotted = [("x/._1.jpg", b"litter"), ("x/1.JPG", picture(70, 70)), ("x/1.txt", "Café — 日本\r\n"), ("2.jpg", broken), ("2.txt", "cut")]
+    pairs = [
+        ("sa_1.jpg", picture(80, 60)),
+        ("sa_1.txt", "a red wall\n"),
+        ("sa_2.jpg", picture(40, 90, "blue")),
+        ("sa_2.txt", "a blue door"),
+    ]
+    twins = [
+        ("1.png", picture(kind="PNG")),
+        ("1.txt", "twins"),
+        ("2.png", picture(color="green", kind="PNG")),
+        ("2.txt", "twins"),
+    ]
+    short = [
+        ("000000524.jpg", picture()),
+        ("000000524.json", "{}"),
+        ("000000524.txt", "one"),
+        ("a.b.jpg", picture()),
+        ("a.b.txt", "two"),
+    ]
+    dotted = [
+        ("x/._1.jpg", b"litter"),
+        ("x/1.JPG", picture(70, 70)),
+        ("x/1.txt", "Café — 日本\r\n"),
+        ("2.jpg", broken),
+        ("2.txt", "cut"),
+    ]
     half = tar([("1.jpg", picture(300, 200)), ("1.txt", "kept"), ("2.jpg", bytes(20_000)), ("2.txt", "lost")])
     return write(
         folder,
@@ -42,7 +64,10 @@ def test_all_of_it(tmp_path: Path) -> None:
 
 def test_parts(tmp_path: Path) -> None:
     src = mini(tmp_path / "src")
-    kept = {part: len(convert("blip3o", src, tmp_path / f"{part}.parquet", options={"part": part}).rows) for part in ("long", "short", "journeydb", "60k")}
+    kept = {
+        part: len(convert("blip3o", src, tmp_path / f"{part}.parquet", options={"part": part}).rows)
+        for part in ("long", "short", "journeydb", "60k")
+    }
     assert kept == {"long": 2, "short": 2, "journeydb": 2, "60k": 1}
 
 

@@ -18,8 +18,12 @@ def mini(folder: Path) -> Path:
         {
             f"{S}/conflict.jsonl": jsonl([line(S, 0), line(S, 1, task_type="it2i"), line(S, 2)]),
             f"{F}/Instruction-Following-Image.jsonl": jsonl([line(F, 0), line(F, 1), "}{", line(F, 7)]),
-            f"{S}/images/0-5000.tar.gz": tar_gz([("00000.jpg", picture(color="red")), ("00001.jpg", picture()), ("./00002.jpg", picture(90, 30))]),
-            f"{F}/images/0-5000.tar.gz": tar_gz([("images/00000.jpg", picture(color="blue")), ("images/00001.png", picture(kind="PNG"))]),
+            f"{S}/images/0-5000.tar.gz": tar_gz(
+                [("00000.jpg", picture(color="red")), ("00001.jpg", picture()), ("./00002.jpg", picture(90, 30))]
+            ),
+            f"{F}/images/0-5000.tar.gz": tar_gz(
+                [("images/00000.jpg", picture(color="blue")), ("images/00001.png", picture(kind="PNG"))]
+            ),
         },
     )
 

@@ -8,16 +8,23 @@ from unmask.errors import UnmaskError
 
 
 def item(task: str, number: int, **more: str) -> dict[str, str]:
-    about = {"id": str(number), "dataset_source": "ultraedit", "task": task, "input": f"input/{number}.png", "output": f"output/{number}.png"}
+    about = {
+        "id": str(number),
+        "dataset_source": "ultraedit",
+        "task": task,
+        "input": f"input/{number}.png",
+        "output": f"output/{number}.png",
+    }
     return {**about, "instruction": f"{task} number {number}", "instruction_type": "original", "input_description": "", **more}
 
 
 def members(seed: int = 0) -> list[tuple[str, bytes]]:
     """Two tasks of two edits each, one without its result; pictures of noise, so that the gzip stream is long."""
+    import json
+    from io import BytesIO
+
     import numpy as np
     from PIL import Image
-    from io import BytesIO
-    import json
 
     rng = np.random.default_rng(seed)
 
@@ -38,8 +45,18 @@ def members(seed: int = 0) -> list[tuple[str, bytes]]:
 
 def mini(folder: Path, pieces: int = 3) -> Path:
     stream = tar_gz(members())
-    cuts = [0, 700, 5000, len(stream)] if pieces == 3 else [0, *sorted(range(500, len(stream), len(stream) // pieces))[: pieces - 1], len(stream)]
-    return write(folder, {f"gpt-edit/ultraedit.tar.gz.part{number + 1:03d}": stream[cuts[number] : cuts[number + 1]] for number in range(len(cuts) - 1)})
+    cuts = (
+        [0, 700, 5000, len(stream)]
+        if pieces == 3
+        else [0, *sorted(range(500, len(stream), len(stream) // pieces))[: pieces - 1], len(stream)]
+    )
+    return write(
+        folder,
+        {
+            f"gpt-edit/ultraedit.tar.gz.part{number + 1:03d}": stream[cuts[number] : cuts[number + 1]]
+            for number in range(len(cuts) - 1)
+        },
+    )
 
 
 def test_the_stream_of_pieces_with_its_metadata(tmp_path: Path) -> None:
@@ -60,9 +77,18 @@ def test_the_stream_of_pieces_with_its_metadata(tmp_path: Path) -> None:
 
 
 TRAINING = [
-    {"image": ["add/input/1.png", "add/output/1.png"], "conversations": [{"from": "human", "value": "<image>\nadd Café — 日本"}, {"from": "gpt", "value": "<gen_image>"}]},
-    {"image": ["turn/input/1.png", "turn/output/1.png"], "conversations": [{"from": "human", "value": "<image>turn it"}, {"from": "gpt", "value": "<gen_image>"}]},
-    {"image": ["turn/input/1.png"], "conversations": [{"from": "human", "value": "<image>half"}, {"from": "gpt", "value": "<gen_image>"}]},
+    {
+        "image": ["add/input/1.png", "add/output/1.png"],
+        "conversations": [{"from": "human", "value": "<image>\nadd Café — 日本"}, {"from": "gpt", "value": "<gen_image>"}],
+    },
+    {
+        "image": ["turn/input/1.png", "turn/output/1.png"],
+        "conversations": [{"from": "human", "value": "<image>turn it"}, {"from": "gpt", "value": "<gen_image>"}],
+    },
+    {
+        "image": ["turn/input/1.png"],
+        "conversations": [{"from": "human", "value": "<image>half"}, {"from": "gpt", "value": "<gen_image>"}],
+    },
 ]
 
 

@@ -42,7 +42,12 @@ HA = [
     },
 ]
 PSG = [
-    {"image_id": 9, "file_name": name, "caption": "A cat on a mat", "groundings": {"cat": grounding([2, 5], mask(WIDE, (0, 0, 128, 64)))}}
+    {
+        "image_id": 9,
+        "file_name": name,
+        "caption": "A cat on a mat",
+        "groundings": {"cat": grounding([2, 5], mask(WIDE, (0, 0, 128, 64)))},
+    }
     for name in ("train2017/000000000009.jpg", "000000000025.jpg", "000000000030.jpg", "000000000036.jpg")
 ]
 REFS = [
@@ -56,7 +61,13 @@ REFS = [
             ],
         }
     },
-    {"8": {"img_file_name": "COCO_train2014_000000000078.jpg", "caption": "Nothing fits this", "refs": [{"sentence": "dog", "segmentation": [[1, 1, 5, 1, 5, 5]]}]}},
+    {
+        "8": {
+            "img_file_name": "COCO_train2014_000000000078.jpg",
+            "caption": "Nothing fits this",
+            "refs": [{"sentence": "dog", "segmentation": [[1, 1, 5, 1, 5, 5]]}],
+        }
+    },
 ]
 FLICKR = {
     "info": {"deep": [1, {"x": 2}]},
@@ -66,8 +77,22 @@ FLICKR = {
         {"id": 3, "file_name": "3_36980.jpg", "height": 20, "width": 20, "caption": "A very small one"},
     ],
     "annotations": [
-        {"id": 1, "image_id": 1, "bbox": [0, 0, 32, 64], "area": 1, "tokens_positive": [[0, 5]], "sam_mask": mask(WIDE, (0, 0, 5, 5))},
-        {"id": 2, "image_id": 1, "bbox": [96, 0, 32, 64], "area": 1, "tokens_positive": [[0, 5]], "sam_mask": mask(WIDE, (0, 0, 5, 5))},
+        {
+            "id": 1,
+            "image_id": 1,
+            "bbox": [0, 0, 32, 64],
+            "area": 1,
+            "tokens_positive": [[0, 5]],
+            "sam_mask": mask(WIDE, (0, 0, 5, 5)),
+        },
+        {
+            "id": 2,
+            "image_id": 1,
+            "bbox": [96, 0, 32, 64],
+            "area": 1,
+            "tokens_positive": [[0, 5]],
+            "sam_mask": mask(WIDE, (0, 0, 5, 5)),
+        },
         {"id": 3, "image_id": 1, "bbox": [5, 5, 0, 9], "area": 0, "tokens_positive": [[9, 14]], "sam_mask": None},
     ],
 }
@@ -139,7 +164,9 @@ def test_sentences_are_looked_for_in_the_caption(src: Path, tmp_path: Path) -> N
 
 def test_coco_style(src: Path, tmp_path: Path) -> None:
     made = convert("grand-f", src, tmp_path / "g.parquet", keep_evaluation=True, options={"part": "flickr"})
-    assert [row["loc_caption"] for row in made.rows] == [f"<box_p> A man </box_p>{loc(0, 256, 256, 768)}{loc(768, 256, 1024, 768)} in a hat"]
+    assert [row["loc_caption"] for row in made.rows] == [
+        f"<box_p> A man </box_p>{loc(0, 256, 256, 768)}{loc(768, 256, 1024, 768)} in a hat"
+    ]
     assert made.dropped == {"caption of fewer than three words": 1, "picture with a side below 50 pixels": 1}
     assert made.notes == {"shape left out: nothing of it in the picture": 1}
 
@@ -147,7 +174,10 @@ def test_coco_style(src: Path, tmp_path: Path) -> None:
 def test_as_a_list_and_in_steps_of_four(src: Path, tmp_path: Path) -> None:
     options = {"part": "refcocog", "style": "list", "loc-step": "4"}
     made = convert("grand-f", src, tmp_path / "g.parquet", keep_evaluation=True, options=options)
-    assert made.rows[0]["loc_caption"] == f"There are following objects in the scene. <box_p> Large Cat </box_p>{loc(80, 336, 592, 592)}"
+    assert (
+        made.rows[0]["loc_caption"]
+        == f"There are following objects in the scene. <box_p> Large Cat </box_p>{loc(80, 336, 592, 592)}"
+    )
 
 
 def test_all_parts_at_once(src: Path, tmp_path: Path) -> None:

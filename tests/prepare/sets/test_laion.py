@@ -8,15 +8,29 @@ import pytest
 from tests.prepare.helpers import convert, once, picture, tar, write
 from unmask.errors import UnmaskError
 
-PICTURES = {"000000000": picture(600, 500), "000000002": picture(307, 256, "blue"), "000000004": picture(300, 300, "green"), "000010000": picture(90, 90)}
+PICTURES = {
+    "000000000": picture(600, 500),
+    "000000002": picture(307, 256, "blue"),
+    "000000004": picture(300, 300, "green"),
+    "000010000": picture(90, 90),
+}
 
 
 def row(key: str, caption: str | None, status: str = "success", **more: Any) -> dict[str, Any]:
     ok = status == "success"
-    width, height = {"000000000": (600, 500), "000000002": (307, 256), "000000004": (300, 300), "000010000": (90, 90)}.get(key, (None, None))
+    width, height = {"000000000": (600, 500), "000000002": (307, 256), "000000004": (300, 300), "000010000": (90, 90)}.get(
+        key, (None, None)
+    )
     about = {"similarity": 0.31, "punsafe": 0.01, "caption": caption, "url": f"http://x/{key}", "key": key, "status": status}
     sizes = {"width": width, "height": height, "original_width": 1200 if ok else None, "original_height": 1000 if ok else None}
-    return {**about, "error_message": None if ok else "HTTP Error 404: Not Found", **sizes, "exif": "{}" if ok else None, "sha256": f"sum-{key}" if ok else None, **more}
+    return {
+        **about,
+        "error_message": None if ok else "HTTP Error 404: Not Found",
+        **sizes,
+        "exif": "{}" if ok else None,
+        "sha256": f"sum-{key}" if ok else None,
+        **more,
+    }
 
 
 FIRST = [
@@ -94,7 +108,9 @@ def test_unsafe_pictures(tmp_path: Path) -> None:
 
 def test_the_list_of_addresses_is_not_the_pictures(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
-    pq.write_table(pa.table({"url": ["http://x"], "caption": ["x"]}), tmp_path / "src" / "part-00000-339dc23d-c000.snappy.parquet")
+    pq.write_table(
+        pa.table({"url": ["http://x"], "caption": ["x"]}), tmp_path / "src" / "part-00000-339dc23d-c000.snappy.parquet"
+    )
     with pytest.raises(UnmaskError) as error:
         once("laion", tmp_path / "src", tmp_path / "laion.parquet")
     assert "holds the published list of addresses, not the pictures" in str(error.value)
@@ -102,7 +118,12 @@ def test_the_list_of_addresses_is_not_the_pictures(tmp_path: Path) -> None:
 
 
 COYO = [
-    {**row("000000000", "A Pomsky dog"), "id": 841814333321, "aesthetic_score_laion_v2": 5.435, "image_phash": "c9b6a7d8469c1959"},
+    {
+        **row("000000000", "A Pomsky dog"),
+        "id": 841814333321,
+        "aesthetic_score_laion_v2": 5.435,
+        "image_phash": "c9b6a7d8469c1959",
+    },
     {**row("000000002", "a low score"), "id": 2, "aesthetic_score_laion_v2": 4.7, "image_phash": "a"},
     {**row("000000004", "no score"), "id": 3, "aesthetic_score_laion_v2": None, "image_phash": "b"},
 ]
@@ -135,4 +156,7 @@ def test_recaptions_are_joined_by_address(tmp_path: Path) -> None:
     assert made.dropped == {"no recaption for its address": 1}
     with pytest.raises(UnmaskError) as error:
         once("coyo", tmp_path / "src", tmp_path / "x.parquet", options={**options, "recaption-column": "longSV"})
-    assert "has no column 'longSV'; it has Image Path, raw_caption, longLLA_captions; name the column with --recaption-column" in str(error.value)
+    assert (
+        "has no column 'longSV'; it has Image Path, raw_caption, longLLA_captions; name the column with --recaption-column"
+        in str(error.value)
+    )

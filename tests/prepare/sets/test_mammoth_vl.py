@@ -70,7 +70,9 @@ def test_single_pictures(tmp_path: Path) -> None:
 def test_long_and_short_answers(tmp_path: Path) -> None:
     src = mini(tmp_path / "src")
     kept = {
-        answers: len(convert("mammoth-vl", src, tmp_path / f"{answers}.parquet", keep_evaluation=True, options={"answers": answers}).rows)
+        answers: len(
+            convert("mammoth-vl", src, tmp_path / f"{answers}.parquet", keep_evaluation=True, options={"answers": answers}).rows
+        )
         for answers in ("long", "short")
     }
     assert kept == {"long": 1, "short": 6}

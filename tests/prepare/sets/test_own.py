@@ -15,12 +15,18 @@ from unmask.prepare.sets import CONVERTERS
 
 
 def pictures(folder: Path) -> Path:
-    return write(folder, {"pics/a.jpg": picture(90, 60), "pics/b.png": picture(64, 64, "blue", "PNG"), "pics/broken.jpg": b"no picture"})
+    return write(
+        folder, {"pics/a.jpg": picture(90, 60), "pics/b.png": picture(64, 64, "blue", "PNG"), "pics/broken.jpg": b"no picture"}
+    )
 
 
 def test_a_csv_with_other_names(tmp_path: Path) -> None:
     src = pictures(tmp_path / "src")
-    text = 'file,text,aesthetic\npics/a.jpg,"Ein Café, 日本",6.5\npics/b.png,second,\npics/gone.jpg,third,5\npics/broken.jpg,x,5\n../up.jpg,x,5\npics/a.jpg,,5\n'
+    header = "file,text,aesthetic\n"
+    text = (
+        header
+        + 'pics/a.jpg,"Ein Café, 日本",6.5\npics/b.png,second,\npics/gone.jpg,third,5\npics/broken.jpg,x,5\n../up.jpg,x,5\npics/a.jpg,,5\n'
+    )
     write(src, {"rows.csv": text})
     made = convert("csv", src / "rows.csv", tmp_path / "o.parquet")
     assert made.rows == [
@@ -40,7 +46,10 @@ def test_named_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mapping", "says"),
     [
-        ((), "no column looks like 's3_path'; there are photo, words; say which one: --map s3_path=NAME, or choose another --task"),
+        (
+            (),
+            "no column looks like 's3_path'; there are photo, words; say which one: --map s3_path=NAME, or choose another --task",
+        ),
         ((("s3_path", "foto"),), "--map s3_path=foto: there is no 'foto'; did you mean 'photo'?"),
         ((("s3_pat", "photo"),), "--map s3_pat=photo: 's3_pat' is no column of task 'draw'; did you mean 's3_path'?"),
     ],
@@ -64,11 +73,32 @@ def test_parquet_files_with_pictures_inside_keep_them_apart(tmp_path: Path) -> N
 
 def test_edits_and_questions_from_json_lines(tmp_path: Path) -> None:
     src = pictures(tmp_path / "src")
-    write(src, {"rows.jsonl": jsonl([{"before": "pics/a.jpg", "after": "pics/b.png", "edit": "make it blue"}, {"before": "pics/a.jpg", "after": None, "edit": "x"}, "{"])})
+    write(
+        src,
+        {
+            "rows.jsonl": jsonl(
+                [
+                    {"before": "pics/a.jpg", "after": "pics/b.png", "edit": "make it blue"},
+                    {"before": "pics/a.jpg", "after": None, "edit": "x"},
+                    "{",
+                ]
+            )
+        },
+    )
     made = convert("csv", src / "rows.jsonl", tmp_path / "e.parquet", options={"task": "edit"})
     assert made.rows == [{"input_paths": ["pics/a.jpg"], "output_paths": "pics/b.png", "instruction": "make it blue"}]
     assert made.dropped == {"picture missing": 1, "item is no object": 1}
-    write(src, {"rows.jsonl": jsonl([{"image": ["pics/a.jpg", "pics/b.png"], "question": "Same?", "answer": "No."}, {"image": None, "question": "Q?", "answer": "A."}])})
+    write(
+        src,
+        {
+            "rows.jsonl": jsonl(
+                [
+                    {"image": ["pics/a.jpg", "pics/b.png"], "question": "Same?", "answer": "No."},
+                    {"image": None, "question": "Q?", "answer": "A."},
+                ]
+            )
+        },
+    )
     made = convert("csv", src / "rows.jsonl", tmp_path / "q.parquet", options={"task": "ask"})
     assert [row["conversations"][0]["value"] for row in made.rows] == ["<image>\n<image>\nSame?", "Q?"]
 
@@ -106,12 +136,18 @@ def test_webdataset_with_captions_in_json(tmp_path: Path) -> None:
     made = convert("webdataset", tmp_path / "src", tmp_path / "o.parquet")
     assert [(row["s3_path"], row["caption"]) for row in made.rows] == [("a.tar::1.jpg", "in json")]
     assert made.dropped == {"JSON is broken": 1}
-    with pytest.raises(UnmaskError, match=r"no field 'json.words'; the first sample has json.prompt, json.n; say which one: --map caption=json.KEY"):
+    with pytest.raises(
+        UnmaskError,
+        match=r"no field 'json.words'; the first sample has json.prompt, json.n; say which one: --map caption=json.KEY",
+    ):
         once("webdataset", tmp_path / "src", tmp_path / "o.parquet", mapping=(("caption", "json.words"),))
 
 
 def hf_rows() -> pa.Table:
-    rows = [{"image": {"bytes": picture(64, 48), "path": "a.jpg"}, "text": "one"}, {"image": {"bytes": b"broken", "path": None}, "text": "two"}]
+    rows = [
+        {"image": {"bytes": picture(64, 48), "path": "a.jpg"}, "text": "one"},
+        {"image": {"bytes": b"broken", "path": None}, "text": "two"},
+    ]
     return pa.Table.from_pylist(rows * 2)
 
 
@@ -136,7 +172,17 @@ def test_a_folder_of_datasets(form: str, tmp_path: Path) -> None:
 
 def test_pictures_with_texts_beside_them(tmp_path: Path) -> None:
     src = pictures(tmp_path / "src")
-    write(src, {"pics/a.txt": "\ufeffone\n", "pics/b.json": '{"caption": "two"}', "pics/broken.caption": "three", "pics/c.jpg": picture(), "x/d.jpg": picture(), "x/d.txt": ""})
+    write(
+        src,
+        {
+            "pics/a.txt": "\ufeffone\n",
+            "pics/b.json": '{"caption": "two"}',
+            "pics/broken.caption": "three",
+            "pics/c.jpg": picture(),
+            "x/d.jpg": picture(),
+            "x/d.txt": "",
+        },
+    )
     made = convert("folder", src, tmp_path / "o.parquet")
     assert [(row["s3_path"], row["caption"]) for row in made.rows] == [("pics/a.jpg", "one"), ("pics/b.png", "two")]
     assert made.dropped == {"picture broken": 1, "no text beside the picture": 1, "no caption": 1}

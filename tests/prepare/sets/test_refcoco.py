@@ -19,10 +19,22 @@ def name(number: int) -> str:
 
 def ref(number: int, image: int, split: str, *sentences: str, ann: int | None = None) -> dict[str, Any]:
     ann = ann or number
-    said = [{"raw": f"{text}!", "sent": text, "sent_id": number * 10 + at, "tokens": text.split()} for at, text in enumerate(sentences)]
+    said = [
+        {"raw": f"{text}!", "sent": text, "sent_id": number * 10 + at, "tokens": text.split()}
+        for at, text in enumerate(sentences)
+    ]
     crop = f"COCO_train2014_{image:012d}_{ann}.jpg"
     ids = [sentence["sent_id"] for sentence in said]
-    return {"ref_id": number, "ann_id": ann, "category_id": 1, "file_name": crop, "image_id": image, "split": split, "sent_ids": ids, "sentences": said}
+    return {
+        "ref_id": number,
+        "ann_id": ann,
+        "category_id": 1,
+        "file_name": crop,
+        "image_id": image,
+        "split": split,
+        "sent_ids": ids,
+        "sentences": said,
+    }
 
 
 REFS = [
@@ -44,8 +56,13 @@ LOCS = {
 
 
 def instances() -> dict[str, Any]:
-    images = [{"id": number, "file_name": name(number), "width": width, "height": height} for number, (width, height) in SIZES.items()]
-    annotations = [{"id": number, "image_id": REFS[number - 1]["image_id"], "bbox": box, "segmentation": [], "iscrowd": 0} for number, box in BOXES.items()]
+    images = [
+        {"id": number, "file_name": name(number), "width": width, "height": height} for number, (width, height) in SIZES.items()
+    ]
+    annotations = [
+        {"id": number, "image_id": REFS[number - 1]["image_id"], "bbox": box, "segmentation": [], "iscrowd": 0}
+        for number, box in BOXES.items()
+    ]
     return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
 
 
@@ -54,7 +71,9 @@ def pictures(folder: Path) -> Path:
 
 
 def refer(folder: Path, refs: list[dict[str, Any]] = REFS, protocol: int = 0) -> Path:
-    return write(pictures(folder), {"refcoco/refs(unc).p": pickle.dumps(refs, protocol=protocol), "refcoco/instances.json": instances()})
+    return write(
+        pictures(folder), {"refcoco/refs(unc).p": pickle.dumps(refs, protocol=protocol), "refcoco/instances.json": instances()}
+    )
 
 
 def jxu124(folder: Path) -> Path:
@@ -108,7 +127,9 @@ def loc(label: str) -> str:
 
 def test_training_rows(tmp_path: Path) -> None:
     made = convert("refcoco", refer(tmp_path / "src"), tmp_path / "r.parquet")
-    assert [(row["s3_path"], row["label"]) for row in made.rows] == [(f"train2014/{name(1)}", label) for label in ("left man", "man on the left")]
+    assert [(row["s3_path"], row["label"]) for row in made.rows] == [
+        (f"train2014/{name(1)}", label) for label in ("left man", "man on the left")
+    ]
     assert made.dropped == {"annotation missing": 1}
     assert made.notes == {"val and test pictures of this set are not known, so none are left out": 2}
     assert made.rows[0]["raw_gt_box"] == [10, 20, 40, 60]
@@ -119,10 +140,15 @@ def test_training_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["val", "testA", "testB"])
 def test_three_sources_give_the_same_boxes(split: str, tmp_path: Path) -> None:
     made = {
-        form.__name__: convert("refcoco", form(tmp_path / form.__name__), tmp_path / f"{form.__name__}.parquet", options={"split": split})
+        form.__name__: convert(
+            "refcoco", form(tmp_path / form.__name__), tmp_path / f"{form.__name__}.parquet", options={"split": split}
+        )
         for form in (refer, jxu124, lmms)
     }
-    said = {form: [(row["label"], row["loc_string"], row["transformed_box"], row["split"]) for row in each.rows] for form, each in made.items()}
+    said = {
+        form: [(row["label"], row["loc_string"], row["transformed_box"], row["split"]) for row in each.rows]
+        for form, each in made.items()
+    }
     assert said["refer"] == said["jxu124"] == said["lmms"]
     assert all(row[1] == loc(row[0]) and row[3] == split for row in said["refer"])
     assert len(said["refer"]) == {"val": 2, "testA": 1, "testB": 1}[split]
@@ -137,7 +163,13 @@ def test_a_box_over_the_edge_is_clipped(tmp_path: Path) -> None:
 
 def test_evaluation_pictures_of_every_set_are_left_out(tmp_path: Path) -> None:
     src = refer(tmp_path / "src")
-    write(src, {"refcocog/refs(umd).p": pickle.dumps([ref(1, 1, "val", "elsewhere"), ref(2, 2, "train", "x")], protocol=2), "refcocog/instances.json": instances()})
+    write(
+        src,
+        {
+            "refcocog/refs(umd).p": pickle.dumps([ref(1, 1, "val", "elsewhere"), ref(2, 2, "train", "x")], protocol=2),
+            "refcocog/instances.json": instances(),
+        },
+    )
     with pytest.raises(UnmaskError, match="no row of 3 could be kept .*picture of RefCOCO val or test: 2"):
         once("refcoco", src, tmp_path / "r.parquet")
     made = convert("refcoco", src, tmp_path / "r.parquet", keep_evaluation=True)

@@ -22,13 +22,25 @@ JUDGED = [
 
 
 def mini(folder: Path) -> Path:
-    pictures = {f"data/dit/{P.format(number)}": picture(64, 64, color, "PNG") for number, color in enumerate(("red", "blue", "green"))}
+    pictures = {
+        f"data/dit/{P.format(number)}": picture(64, 64, color, "PNG") for number, color in enumerate(("red", "blue", "green"))
+    }
     items = [
-        {"id": str(number), "image": P.format(number), "conversations": [{"from": "human", "value": QUESTION.format(p)}, {"from": "gpt", "value": r}]}
+        {
+            "id": str(number),
+            "image": P.format(number),
+            "conversations": [{"from": "human", "value": QUESTION.format(p)}, {"from": "gpt", "value": r}],
+        }
         for number, (p, r) in enumerate(JUDGED)
     ]
-    wrong = {"id": "2", "image": P.format(2), "conversations": [{"from": "human", "value": "Is it good?"}, {"from": "gpt", "value": "Yes."}]}
-    return write(folder, {**pictures, "data/dit/object_self_correct_cleaned.csv": HEADER + ROWS, "data/vlm/vllm.json": [*items, wrong]})
+    wrong = {
+        "id": "2",
+        "image": P.format(2),
+        "conversations": [{"from": "human", "value": "Is it good?"}, {"from": "gpt", "value": "Yes."}],
+    }
+    return write(
+        folder, {**pictures, "data/dit/object_self_correct_cleaned.csv": HEADER + ROWS, "data/vlm/vllm.json": [*items, wrong]}
+    )
 
 
 def test_good_pictures(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ def mini(folder: Path) -> Path:
     ]
     edited = [
         {"input_prompt": "make it blue", "input_image": ["image/v2v_1.png"], "output_image": "image/v2v_1_out.png"},
-        {"input_prompt": "join them", "input_image": ["image/v2v_1.png", "image/v2v_2.png"], "output_image": "image/v2v_2_out.png"},
+        {
+            "input_prompt": "join them",
+            "input_image": ["image/v2v_1.png", "image/v2v_2.png"],
+            "output_image": "image/v2v_2_out.png",
+        },
         {"input_prompt": "gone", "input_image": ["image/v2v_9.png"], "output_image": "image/v2v_1_out.png"},
     ]
     return write(
@@ -28,7 +32,9 @@ def mini(folder: Path) -> Path:
             "text_to_image_part_0.tar": tar([("image/t2i_1.png", png("red", 70, 50)), ("image/../../out.png", b"x")]),
             "text_to_image_part_1.tar": tar([("image/t2i_2.png", png("blue"))]),
             "text_and_image_to_image_part_0.tar": tar([("image/v2v_1.png", png("red")), ("image/v2v_2.png", png("green"))]),
-            "text_and_image_to_image_part_1.tar": tar([("image/v2v_1_out.png", png("blue", 96, 64)), ("image/v2v_2_out.png", png("white"))]),
+            "text_and_image_to_image_part_1.tar": tar(
+                [("image/v2v_1_out.png", png("blue", 96, 64)), ("image/v2v_2_out.png", png("white"))]
+            ),
         },
     )
 

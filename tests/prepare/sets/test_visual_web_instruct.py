@@ -26,7 +26,14 @@ SCHEMA = pa.schema([("image", pa.list_(pa.string())), ("conversations", pa.list_
 
 
 def mini(folder: Path, form: str) -> Path:
-    write(folder, {"images.zip": zipped([("imgs/ai2d/1.png", picture(kind="PNG")), ("imgs/CLEVR_v1.0/é.jpg", picture()), ("../out.jpg", b"x")])})
+    write(
+        folder,
+        {
+            "images.zip": zipped(
+                [("imgs/ai2d/1.png", picture(kind="PNG")), ("imgs/CLEVR_v1.0/é.jpg", picture()), ("../out.jpg", b"x")]
+            )
+        },
+    )
     if form == "jsonl":
         return write(folder, {"mixed_conversation.jsonl": jsonl([*ROWS, "{broken"])})
     pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), folder / "mixed_conversation.parquet")
@@ -36,10 +43,17 @@ def mini(folder: Path, form: str) -> Path:
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_both_forms_give_the_same_rows(form: str, tmp_path: Path) -> None:
     made = convert("visual-web-instruct", mini(tmp_path / "src", form), tmp_path / "v.parquet")
-    assert [row["image"] for row in made.rows] == [["imgs/ai2d/1.png"], ["imgs/ai2d/1.png", "imgs/CLEVR_v1.0/é.jpg"], None, *([["imgs/ai2d/1.png"]] * 2)]
+    assert [row["image"] for row in made.rows] == [
+        ["imgs/ai2d/1.png"],
+        ["imgs/ai2d/1.png", "imgs/CLEVR_v1.0/é.jpg"],
+        None,
+        *([["imgs/ai2d/1.png"]] * 2),
+    ]
     assert made.rows[3]["conversations"][0]["value"] == "<image>\nNothing marks it?"
     assert made.rows[0]["conversations"][0]["value"] == "<image>\nWhat is \\frac{1}{2}?"
-    assert made.dropped == {"picture missing": 1, "turns do not alternate": 1} | ({"line is no JSON object": 1} if form == "jsonl" else {})
+    assert made.dropped == {"picture missing": 1, "turns do not alternate": 1} | (
+        {"line is no JSON object": 1} if form == "jsonl" else {}
+    )
     assert made.refused == {"unsafe name": 1}
     assert not (tmp_path / "out.jpg").exists()
 

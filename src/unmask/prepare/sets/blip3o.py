@@ -26,7 +26,7 @@ def _shards(job: Job) -> list[str]:
     return [job.relative(path) for path in found]
 
 
-def _row(texts: Texts, _where: str) -> tuple[Row, str | None]:
+def _row(texts: Texts) -> tuple[Row, str | None]:
     caption, problem = caption_of(texts["txt"].decode("utf-8", "replace").lstrip("\ufeff"))
     return {"caption": caption}, problem
 

@@ -14,6 +14,7 @@ from unmask.prepare.names import files
 from unmask.prepare.placing import Finder
 from unmask.prepare.text import Turns, strings, turns_of
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 _FILES = {"si": "mammoth_si_10M.json", "ov": "mammoth_ov_2M.json"}
 _FOLDERS = {"si": ("single_image_data",), "ov": ("multi_image_data", "single_image_data")}
 
@@ -62,7 +63,7 @@ def _convert(job: Job, shard: str) -> Iterator[Item]:
         places = [each.reference for each in found if not isinstance(each, Dropped)]
         yield {
             "image": places if several else (places[0] if places else None),
-            "conversations": turns if several else json.dumps(turns, ensure_ascii=False),
+            "conversations": turns if several else _as_json(turns),
             "source": str(item.get("source") or ""),
         }
 

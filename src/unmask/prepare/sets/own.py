@@ -199,7 +199,7 @@ def _web_mapping(job: Job) -> dict[str, str]:
 def _convert_web(job: Job, shard: str) -> Iterator[Item]:
     field, _, key = _web_mapping(job)["caption"].partition(".")
 
-    def make(texts: Texts, _where: str) -> tuple[Row, str | None]:
+    def make(texts: Texts) -> tuple[Row, str | None]:
         text = texts[field].decode("utf-8", "replace")
         if key:
             try:

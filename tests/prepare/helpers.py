@@ -123,10 +123,28 @@ def through_the_corridor(made: Made, *, remote: bool) -> None:
         assert bool(slots) == bool(columns)
 
 
-PICTURE_COLUMNS = ("s3_path", "image", "input_image", "input_paths", "output_paths")
+PICTURE_COLUMNS = ("s3_path", "image", "input_image", "output_image", "input_paths", "output_paths")
 
 
 def once(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[str, Any] | None = None, **choices: Any) -> Made:
     job = job_of(name, src, out, options=options, **choices)
     prepare(CONVERTERS.get(name), job, workers)
-    return Made(pq.read_table(out).to_pylist(), json.loads(report_path(out).read_text()), out)
+    rows = [
+        {name: _inside(value, job) if name in (*PICTURE_COLUMNS, "negatives") else value for name, value in row.items()}
+        for row in pq.read_table(out).to_pylist()
+    ]
+    return Made(rows, json.loads(report_path(out).read_text()), out)
+
+
+def _inside(value: Any, job: Job) -> Any:
+    """Paths without the folder that they all have in common, which `test_paths_are_found_from_the_record_file` is about."""
+    if isinstance(value, list):
+        return [_inside(each, job) for each in value]
+    if not isinstance(value, str) or job.prefix:
+        return value
+    src = job.src.parent if job.src.is_file() else job.src
+    for folder in (job.unpack, src / "gpt-edit", src):
+        for start in (f"{folder}/", f"{folder.relative_to(job.out.parent)}/" if folder.is_relative_to(job.out.parent) else "//"):
+            if value.startswith(start):
+                return ";".join(each.removeprefix(start) for each in value.split(";"))
+    return value

@@ -126,6 +126,23 @@ def test_parts_of_other_files_or_choices_are_not_used(change: str, tmp_path: Pat
     assert outcome.report.kept == (PAIRS + 1 if change == "file" else 2 * PAIRS)
 
 
+@pytest.mark.parametrize(
+    ("src", "out", "path"),
+    [
+        ("records/blip3o", "records/b.parquet", "blip3o/sa_000000.tar::000.jpg"),
+        ("records", "records/b.parquet", "sa_000000.tar::000.jpg"),
+        ("downloads", "records/b.parquet", "{root}/downloads/sa_000000.tar::000.jpg"),
+    ],
+)
+def test_paths_are_found_from_the_record_file(
+    src: str, out: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(tmp_path / src, 1)
+    monkeypatch.chdir(tmp_path)
+    prepare(CONVERTERS.get("blip3o"), job_of("blip3o", Path(src), Path(out)))
+    assert pq.read_table(out).to_pylist()[0]["s3_path"] == path.format(root=tmp_path)
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     src = many(tmp_path / "src", 1)
     out = tmp_path / "out.parquet"

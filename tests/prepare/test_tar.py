@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.prepare.helpers import tar
@@ -41,6 +41,7 @@ def test_members_of_every_form(form: int, seekable: bool) -> None:
     assert all(buffer.getvalue()[member.offset : member.offset + member.size] == content for member, content in found)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.from_regex(r"[a-z]{1,8}\.jpg", fullmatch=True), st.binary(max_size=1200)),

@@ -14,7 +14,6 @@ counted by reason in records/blip3o.report.json. A run that was stopped goes on 
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def _add_common(sub: argparse.ArgumentParser, converter: Converter) -> None:
         "--prefix",
         default="",
         metavar="TEXT",
-        help="put before each path, e.g. s3://bucket/folder; pictures are then not looked for",
+        help="put before each path, e.g. s3://bucket/folder, pictures are then not looked for",
     )
     sub.add_argument(
         "--sizes", action=argparse.BooleanOptionalAction, default=True, help="read width and height from the pictures' headers"
@@ -176,10 +175,8 @@ def _entry(options: argparse.Namespace, converter: Converter) -> str:
     """The entry that the report of OUT holds; without OUT, one to fill in."""
     if options.out is None:
         out = Path(f"/path/to/{converter.name}.parquet")
-        given = replace(
-            _job(argparse.Namespace(**{**vars(options), "src": Path("/path/to/src"), "out": out}), converter), pictures=None
-        )
-        return entry_text(converter, given, root="/path/to/pictures")
+        options = argparse.Namespace(**{**vars(options), "src": Path("/path/to/src"), "out": out})
+        return entry_text(converter, _job(options, converter))
     path = report_path(options.out)
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["entry"])

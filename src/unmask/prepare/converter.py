@@ -66,7 +66,8 @@ class Job:
         images: leave pictures in their archives, or unpack them.
         unpack: folder for what is unpacked.
         pictures: folder of pictures that are not in `src`.
-        prefix: put before every path of the record file; empty for paths relative to the pictures' folder.
+        prefix: put before every path of the record file; if empty, paths are relative to the record file's folder where the pictures lie
+            below it, and absolute elsewhere.
         sizes: whether to read the pictures' headers.
         exclude: files that list pictures to leave out.
         refcoco: folder of RefCOCO annotations whose val and test pictures are left out.
@@ -140,7 +141,7 @@ def _no_archives(_job: Job) -> list[Archive]:
 
 
 def default_root(job: Job) -> Path:
-    """What paths in the record file are relative to, unless a converter says otherwise."""
+    """The folder that rows name their pictures in, unless a converter says otherwise."""
     return job.unpack if job.images == "folder" else job.pictures or job.src
 
 
@@ -159,7 +160,7 @@ class Converter:
         entry: keys of the data file's entry besides name and paths.
         paths: columns that hold paths.
         archives: what has to be unpacked first.
-        root: what paths are relative to.
+        root: the folder that rows name their pictures in, before the prefix.
         modes: ways to keep pictures, the default first.
         options: the set's own.
         guess: for data sets of one's own: our column -> theirs, as far as it can be guessed; `--map` edits it.

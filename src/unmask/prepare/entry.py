@@ -7,11 +7,9 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from unmask.prepare.converter import Converter, Job
 
 
-def entry_text(converter: Converter, job: Job, root: str | None = None) -> str:
-    """A data file with one entry, as YAML; `root` stands for the pictures' folder where there is none to look at."""
+def entry_text(converter: Converter, job: Job) -> str:
+    """A data file with one entry, as YAML. The paths in the record file are such that no `image_root` is needed."""
     entry: dict[str, Any] = {"name": job.out.stem, "json_path": str(job.out.absolute()), "sampling_strategy": "full"}
     entry.update(converter.entry(job))
-    if not job.prefix:
-        entry["image_root"] = root or str(converter.root(job).absolute())
     text: str = yaml.safe_dump({"datasets": [entry]}, sort_keys=False, allow_unicode=True, width=1000)
     return text

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def prepare(converter: Converter, job: Job, workers: int = 1, watch: Watch | Non
     with _alone(work, job.out):
         run = _Run(converter, job, work, workers, watch or (lambda _progress: None))
         report = run.unpack()
+        job = run.job = replace(job, prefix=job.prefix or _prefix(converter.root(job), job.out))
         shards = converter.shards(job)
         if not shards:
             raise converter.wrong_layout(job, found_in(job.src))
@@ -113,7 +114,7 @@ class _Run:
     """The work folder of one conversion."""
 
     def __init__(self, converter: Converter, job: Job, work: Path, workers: int, watch: Watch) -> None:
-        self._converter, self._job, self._work, self._workers, self._watch = converter, job, work, workers, watch
+        self._converter, self.job, self._work, self._workers, self._watch = converter, job, work, workers, watch
         self._archives = converter.archives(job)
         self._done = self._total = self._rows = 0
         self.reused = 0
@@ -127,11 +128,11 @@ class _Run:
         self._total = len(self._archives)
         for archive in self._archives:
             mark = self._work / f"unpacked-{archive.folder.replace('/', '-') or 'root'}-{archive.label}.json"
-            stamp = [*_stamps([*archive.files]), str(self._job.unpack.absolute())]
+            stamp = [*_stamps([*archive.files]), str(self.job.unpack.absolute())]
             self._tell(f"unpacking {archive.label}")
             known = _read_json(mark)
             if known is None or known["stamp"] != stamp:
-                mine = unpack(archive, self._job.unpack)
+                mine = unpack(archive, self.job.unpack)
                 write_text(mark, dumps({"stamp": stamp, "report": mine.as_json()}))
             else:
                 mine = Report.from_json(known["report"])
@@ -143,7 +144,7 @@ class _Run:
     def begin(self, shards: list[str], schema: pa.Schema) -> None:
         """Keep the parts of an earlier run if they are of this job, otherwise none."""
         self._total = len(self._archives) + len(shards)
-        stamp = _fingerprint(self._converter, self._job, shards, schema)
+        stamp = _fingerprint(self._converter, self.job, shards, schema)
         plan = self._work / "plan.json"
         if _read_json(plan) != {"stamp": stamp}:
             for old in self._work.glob("part-*"):
@@ -167,7 +168,7 @@ class _Run:
             for number, shard in missing:
                 self._tell(shard)
                 before = self._rows
-                convert_shard(self._converter.name, self._job, shard, schema, self.part(number), self._ticks(shard))
+                convert_shard(self._converter.name, self.job, shard, schema, self.part(number), self._ticks(shard))
                 self._rows = before + self._finished(number)
         report = Report()
         for number in range(len(shards)):
@@ -179,7 +180,7 @@ class _Run:
     def _convert_many(self, missing: list[tuple[int, str]], schema: pa.Schema) -> None:
         with ProcessPoolExecutor(self._workers, mp_context=get_context("spawn")) as pool:
             futures = [
-                (number, shard, pool.submit(convert_shard, self._converter.name, self._job, shard, schema, self.part(number)))
+                (number, shard, pool.submit(convert_shard, self._converter.name, self.job, shard, schema, self.part(number)))
                 for number, shard in missing
             ]
             try:
@@ -254,6 +255,15 @@ def _excluded(row: Row, columns: tuple[str, ...], leave_out: Exclusion) -> Dropp
             if reason is not None:
                 return Dropped(reason, name)
     return None
+
+
+def _prefix(root: Path, out: Path) -> str:
+    """What goes before paths: nothing or a relative folder if the pictures lie below the record file's folder, else their absolute folder."""
+    pictures, records = os.path.abspath(root), os.path.abspath(out.parent)
+    if os.path.commonpath([pictures, records]) != records:
+        return pictures
+    below = os.path.relpath(pictures, records)
+    return "" if below == "." else below
 
 
 def _with_prefix(row: Row, columns: tuple[str, ...], prefix: str) -> Row:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.prepare.boxes import Box, clip, from_xywh, loc_string, quantise
@@ -25,6 +25,7 @@ def test_one_box_as_text() -> None:
     assert loc_string((1, 2, 3, 1024)) == "<LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_1024><LOC_END>"
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 4000),
     st.integers(1, 4000),
@@ -87,6 +88,7 @@ def encode(mask_HW: np.ndarray) -> str:
     return text
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_the_box_is_that_of_the_pixels(height: int, width: int, seed: int) -> None:
     mask_HW = (np.random.default_rng(seed).random((height, width)) < 0.15).astype(int)

@@ -51,7 +51,7 @@ def test_what_is_no_picture(data: bytes) -> None:
     assert size_of(data, True) is None
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.binary(max_size=200),
     st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"RIFF", b"GIF89a"]),

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.prepare.names import natural, safe_relative, webdataset_key
@@ -75,6 +75,7 @@ def test_other_words_for_the_speakers() -> None:
     assert turns_of(told, 0) == (ask("a", "b"), None)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30) | st.from_regex(r"(\.\./|/|\./|a/|[A-Z]:){0,5}x", fullmatch=True))
 def test_a_safe_name_stays_below(name: str) -> None:
     safe = safe_relative(name)

@@ -13,6 +13,7 @@ counted by reason in records/blip3o.report.json. A run that was stopped goes on 
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from unmask.prepare.report import Report, dumps
 from unmask.prepare.run import Progress as Step
 from unmask.prepare.run import prepare, report_path
 from unmask.prepare.sets import CONVERTERS
+
+_ADDRESS = re.compile(r"https://[^\s,;()]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,13 +75,15 @@ def _add_common(sub: argparse.ArgumentParser, converter: Converter) -> None:
     sub.add_argument(
         "--images", choices=("archive", "folder"), default=converter.modes[0], help=f"{said} (default {converter.modes[0]})"
     )
-    sub.add_argument("--unpack", type=Path, metavar="FOLDER", help="where to unpack (default OUT-images)")
+    sub.add_argument(
+        "--unpack", type=Path, metavar="FOLDER", help="where to unpack (default OUT-images); several conversions may share one"
+    )
     sub.add_argument("--pictures", type=Path, metavar="FOLDER", help="where the pictures are, if not in SRC")
     sub.add_argument(
         "--prefix",
         default="",
         metavar="TEXT",
-        help="put before each path, e.g. s3://bucket/folder, pictures are then not looked for",
+        help="put before each path, e.g. s3://bucket/folder; pictures are then not looked for",
     )
     sub.add_argument(
         "--sizes", action=argparse.BooleanOptionalAction, default=True, help="read width and height from the pictures' headers"
@@ -195,9 +200,12 @@ def _list(as_json: bool, console: Console) -> None:
     if as_json:
         console.print(json.dumps(rows, indent=1), markup=False, soft_wrap=True)
         return
-    table = Table(*(Column(title, overflow="fold") for title in ("name", "what", "rows", "size", "licence", "for", "from")))
+    table = Table(
+        Column("name", no_wrap=True), *(Column(title, overflow="fold") for title in ("rows", "size", "licence", "for", "from"))
+    )
     for row in rows:
-        table.add_row(*(Text(row[field]) for field in fields))
+        address = " ".join(found.removeprefix("https://") for found in _ADDRESS.findall(row["get"])[:1])
+        table.add_row(*(Text(row[field]) for field in ("name", "rows", "size", "licence", "purpose")), Text(address))
     console.print(table)
 
 

@@ -1,8 +1,8 @@
 """Runs a converter: archives are unpacked, shards become part files, the parts become one record file and a report.
 
-Beside the output stands a folder `OUT.work` until all is done. Each finished archive and each finished shard has its own file there, which
-appears whole, so that a run that was killed at any moment goes on with the first unfinished one. If the published files or the choices
-changed in between, the parts are made anew.
+Beside the output stands a folder `OUT.work` until all is done. Each finished shard has its own file there, which appears whole, as each
+finished archive has in the folder that it was unpacked to; so a run that was killed at any moment goes on with the first unfinished one. If the
+published files or the choices changed in between, the parts are made anew.
 """
 
 import errno
@@ -31,6 +31,9 @@ from unmask.prepare.unpack import unpack
 from unmask.prepare.writer import Parquet, join, write_text
 
 FORMAT = 1
+MARKS = ".unpacked"
+"""In the folder of what is unpacked: one file for each archive that is done, so that no other conversion unpacks it again."""
+
 _TICK = 500
 
 
@@ -127,11 +130,12 @@ class _Run:
         report = Report()
         self._total = len(self._archives)
         for archive in self._archives:
-            mark = self._work / f"unpacked-{archive.folder.replace('/', '-') or 'root'}-{archive.label}.json"
+            mark = self.job.unpack / MARKS / f"{archive.folder.replace('/', '-') or 'root'}-{archive.label}.json"
             stamp = [*_stamps([*archive.files]), str(self.job.unpack.absolute())]
             self._tell(f"unpacking {archive.label}")
             known = _read_json(mark)
             if known is None or known["stamp"] != stamp:
+                mark.parent.mkdir(parents=True, exist_ok=True)
                 mine = unpack(archive, self.job.unpack)
                 write_text(mark, dumps({"stamp": stamp, "report": mine.as_json()}))
             else:

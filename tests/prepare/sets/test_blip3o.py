@@ -1,3 +1,5 @@
+import io
+import tarfile
 from pathlib import Path
 
 from tests.prepare.helpers import convert, picture, tar, write
@@ -95,3 +97,23 @@ def test_processes_give_the_same_bytes(tmp_path: Path) -> None:
     one = convert("blip3o", src, tmp_path / "one.parquet")
     two = convert("blip3o", src, tmp_path / "two.parquet", workers=2)
     assert one.out.read_bytes() == two.out.read_bytes()
+
+
+def test_a_hostile_tar_writes_nothing_outside(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        link = tarfile.TarInfo("sub")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
+        file.addfile(link)
+        for name in ("sub/a.jpg", "../../b.jpg", "/c.jpg", "d.jpg", "d.jpg"):
+            for kind, data in (("jpg", picture()), ("txt", b"words")):
+                info = tarfile.TarInfo(name.replace("jpg", kind))
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+    (tmp_path / "outside").mkdir()
+    write(tmp_path / "src", {"sa_1.tar": buffer.getvalue()})
+    made = convert("blip3o", tmp_path / "src", tmp_path / "b.parquet", images="folder")
+    assert [row["s3_path"] for row in made.rows] == ["sa_1/sub/a.jpg", "sa_1/d.jpg"]
+    assert made.notes == {"member refused: link": 1, "member refused: unsafe name": 4, "member refused: name given twice": 2}
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert not list(tmp_path.rglob("b.jpg")) and not list(tmp_path.rglob("c.jpg"))

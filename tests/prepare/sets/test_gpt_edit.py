@@ -131,3 +131,16 @@ def test_pictures_without_metadata(tmp_path: Path) -> None:
 def test_pieces_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     made = convert("gpt-edit", mini(tmp_path / "src", 11), tmp_path / "g.parquet")
     assert len(made.rows) == 3
+
+
+def test_what_is_unpacked_is_not_unpacked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.prepare import run
+
+    src = mini(tmp_path / "src")
+    first = once("gpt-edit", src, tmp_path / "g.parquet", unpack=tmp_path / "shared")
+    monkeypatch.setattr(run, "unpack", None)
+    assert once("gpt-edit", src, tmp_path / "h.parquet", unpack=tmp_path / "shared").rows == first.rows
+    with (src / "gpt-edit/ultraedit.tar.gz.part003").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(TypeError):
+        once("gpt-edit", src, tmp_path / "h.parquet", unpack=tmp_path / "shared")

@@ -194,3 +194,10 @@ def test_the_guess_can_be_shown_before_anything_is_done(tmp_path: Path) -> None:
     assert guess is not None
     found = guess(job_of("csv", tmp_path / "src", tmp_path / "o.parquet"))
     assert found == {"s3_path": "url", "caption": "prompt", "intHeight": "height", "intWidth": "width"}
+
+
+def test_the_output_may_stand_among_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    pq.write_table(pa.table({"url": ["s3://b/a.jpg"], "caption": ["x"]}), tmp_path / "src" / "rows.parquet")
+    for _ in range(2):
+        assert len(once("csv", tmp_path / "src", tmp_path / "src" / "mine.parquet").rows) == 1

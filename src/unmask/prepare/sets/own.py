@@ -29,7 +29,8 @@ def _of(job: Job, *patterns: str) -> list[str]:
     """`src` itself if it is a file, else the files below it."""
     if job.src.is_file():
         return [job.src.name] if any(job.src.match(pattern) for pattern in patterns) else []
-    return [job.relative(path) for path in files(job.src, *patterns)] if job.src.is_dir() else []
+    found = files(job.src, *patterns) if job.src.is_dir() else []
+    return [job.relative(path) for path in found if path.absolute() != job.out.absolute()]
 
 
 def _folder(job: Job) -> Path:
@@ -237,7 +238,11 @@ def _hf_shards(job: Job) -> list[str]:
     split = job.text("split")
     folder = job.src / split if (job.src / split).is_dir() else job.src
     arrow = files(folder, "*.arrow")
-    return [job.relative(path) for path in arrow or files(folder, "*.parquet", "data/*.parquet") if _of_split(path, split)]
+    return [job.relative(path) for path in arrow or _parquet(job, folder) if _of_split(path, split)]
+
+
+def _parquet(job: Job, folder: Path) -> list[Path]:
+    return [path for path in files(folder, "*.parquet", "data/*.parquet") if path.absolute() != job.out.absolute()]
 
 
 def _of_split(path: Path, split: str) -> bool:

@@ -145,13 +145,16 @@ def apart(way: str, src: Path) -> dict[str, float]:
 
 
 def throughput(folder: Path, pairs: int, rounds: int) -> list[str]:
-    size = make_tars(folder / "ten", pairs)
-    (folder / "one").mkdir()
-    shutil.copy(folder / "ten" / "00000.tar", folder / "one" / "00000.tar")
+    size = make_tars(folder / "all", pairs)
+    for name, copies in (("one", 0), ("four-fold", 4)):
+        (folder / name).mkdir()
+        for path in sorted((folder / "all").glob("*.tar"))[: None if copies else 1]:
+            for copy in range(max(1, copies)):
+                (folder / name / f"{copy}{path.name}").hardlink_to(path)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way in WAYS:
-            found[way].append(apart(way, folder / "ten"))
+            found[way].append(apart(way, folder / "all"))
     lines = [
         f"{pairs:,} pairs with a JSON each, {size / 1e6:,.0f} MB in {-(-pairs // SHARD)} tars; median of {rounds} rounds in turns.",
         "",
@@ -166,11 +169,12 @@ def throughput(folder: Path, pairs: int, rounds: int) -> list[str]:
         low, high = (least(run["cpu"] for run in runs) for least in (min, max))
         lines.append(f"| {way} | {pairs / cpu:,.0f} | {cpu:.2f} ({low:.2f}-{high:.2f}) | {wall:.2f} | {peak:.0f} |")
     ours, bare, standard = (speeds[way] for way in reversed(WAYS))
-    one = apart(WAYS[2], folder / "one")
+    one, many = (apart(WAYS[2], folder / name) for name in ("one", "four-fold"))
     lines += [
         "",
         f"The conversion has {ours / bare:.2f} of the speed of our readers alone, and {ours / standard:.2f} of that of tarfile and Pillow.",
-        f"Peak memory: {one['mb']:.0f} MB for one tar, {statistics.median(run['mb'] for run in found[WAYS[2]]):.0f} MB for all of them.",
+        f"Peak memory of the conversion: {one['mb']:.0f} MB for one tar, {statistics.median(run['mb'] for run in found[WAYS[2]]):.0f} MB for all of them, "
+        f"{many['mb']:.0f} MB for four times as many ({many['count']:,.0f} pictures).",
     ]
     return lines
 

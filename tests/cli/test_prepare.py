@@ -63,7 +63,8 @@ def test_the_report_for_programs(src: Path, tmp_path: Path, capsys: pytest.Captu
     assert json.loads((tmp_path / "o.report.json").read_text())["kept"] == 5
 
 
-def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert run("prepare", "list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in listed] == NAMES
@@ -135,6 +136,16 @@ def test_mistakes(
     assert found == code
     assert says in capsys.readouterr().err
     assert not list(tmp_path.glob("*.parquet"))
+
+
+BROKEN = [("csv", "rows.parquet"), ("hf", "train-00000-of-00001.parquet"), ("hf", "a.arrow"), ("refcoco", "train.parquet")]
+
+
+@pytest.mark.parametrize(("name", "file"), BROKEN)
+def test_files_that_are_broken(name: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "src", {file: b"PAR1 this is no parquet file PAR1"})
+    assert run("prepare", name, tmp_path / "src", tmp_path / "o.parquet") == 1
+    assert f"error: {tmp_path / 'src'}: holds a file that cannot be read (" in capsys.readouterr().err
 
 
 def test_the_guess_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,3 +201,14 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UnmaskError, match="cannot be written .*No space left on device.*; free some space, then start again"):
         once("blip3o", src, tmp_path / "out.parquet")
     assert list(tmp_path.rglob("*.part")) == []
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = many(tmp_path / "src", 3)
+    monkeypatch.setattr(running, "convert_shard", killed)
+    with pytest.raises(UnmaskError, match="a worker was killed, perhaps for want of memory; start again, with fewer --workers"):
+        prepare(CONVERTERS.get("blip3o"), job_of("blip3o", src, tmp_path / "o.parquet"), workers=2)

@@ -24,7 +24,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from unmask.errors import ConfigError, DataError
-from unmask.prepare.converter import Converter, Job
+from unmask.prepare.converter import Converter, Job, readable
 from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, dumps
 from unmask.prepare.run import Progress as Step
@@ -137,8 +137,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.workers < 1:
         options.error(f"--workers must be at least 1, not {options.workers}")
     job = _job(options, converter)
-    if converter.guess is not None and converter.shards(job):
-        guessed = ", ".join(f"{ours}={theirs}" for ours, theirs in converter.guess(job).items())
+    with readable(job):
+        guess = converter.guess(job) if converter.guess is not None and converter.shards(job) else {}
+    if guess:
+        guessed = ", ".join(f"{ours}={theirs}" for ours, theirs in guess.items())
         console.print(f"columns: {guessed}   (--map OURS=THEIRS changes this)", markup=False, soft_wrap=True)
     start = time.monotonic()
     with _Bar(console) as bar:
@@ -146,7 +148,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.json:
         console.print(dumps(outcome.report.as_json()), end="", markup=False, soft_wrap=True)
         return
-    console.print(_table(outcome.report, job, time.monotonic() - start))
+    seconds = time.monotonic() - start
+    console.print(
+        f"{options.out}: {outcome.report.kept:,} of {outcome.report.read:,} rows in {seconds:.1f} s", markup=False, soft_wrap=True
+    )
+    console.print(_table(outcome.report))
     console.print(f"report: {outcome.report_file}\nentry of a data file, also with --print-entry:", markup=False, soft_wrap=True)
     console.print(outcome.entry, end="", markup=False, soft_wrap=True)
 
@@ -209,9 +215,8 @@ def _list(as_json: bool, console: Console) -> None:
     console.print(table)
 
 
-def _table(report: Report, job: Job, seconds: float) -> Table:
-    title = f"{job.out.name}: {report.kept:,} of {report.read:,} rows in {seconds:.1f} s"
-    table = Table("", Column("count", justify="right"), Column("first example", overflow="fold"), title=title)
+def _table(report: Report) -> Table:
+    table = Table("", Column("count", justify="right"), Column("first example", overflow="fold"))
     for what, number, first in report.lines():
         table.add_row(Text(what), f"{number:,}", Text(first))
     return table

@@ -5,6 +5,7 @@ dictionary by column), `Dropped` for a published row that cannot become one, or 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -209,6 +210,16 @@ class Converter:
             if choices and value not in choices:
                 raise ConfigError(f"'{name}' of '{self.name}' is not '{value}'", fix=f"choose from {', '.join(choices)}")
         return {option.name: given.get(option.name, option.default) for option in self.options}
+
+
+@contextmanager
+def readable(job: Job) -> Iterator[None]:
+    """Say of a parquet or arrow file that cannot be read what a person can do about it."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())[:160]
+        raise DataError(f"holds a file that cannot be read ({said})", where=str(job.src), fix="download it again") from None
 
 
 CONVERTERS: Registry[Converter] = Registry("data set")

@@ -149,7 +149,8 @@ class Finder:
         size = file_size(path) if self._sizes else None
         if self._sizes and size is None:
             return Dropped(BROKEN, where)
-        return Found(path.relative_to(self._root).as_posix(), size)
+        below = path.is_relative_to(self._root)
+        return Found((path.relative_to(self._root) if below else path.absolute()).as_posix(), size)
 
     def _in_tar(self, name: str, place: _Place, where: str) -> Found | Dropped:
         size = None

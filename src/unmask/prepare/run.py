@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from unmask.errors import DataError
 from unmask.prepare.coco import Exclusion, exclusion, required_exclusion
-from unmask.prepare.converter import Converter, Dropped, Job, Row, found_in
+from unmask.prepare.converter import Converter, Dropped, Job, Row, found_in, readable
 from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
@@ -92,7 +93,7 @@ def prepare(converter: Converter, job: Job, workers: int = 1, watch: Watch | Non
     """
     _check(converter, job)
     work = job.out.with_name(f"{job.out.name}.work")
-    with _alone(work, job.out):
+    with _alone(work, job.out), readable(job):
         run = _Run(converter, job, work, workers, watch or (lambda _progress: None))
         report = run.unpack()
         job = run.job = replace(job, prefix=job.prefix or _prefix(converter.root(job), job.out))
@@ -192,6 +193,9 @@ class _Run:
                     self._tell(shard)
                     future.result()
                     self._rows += self._finished(number)
+            except BrokenProcessPool:
+                fix = "start again, with fewer --workers: what is done is not done again"
+                raise DataError("a worker was killed, perhaps for want of memory", where=str(self.job.src), fix=fix) from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,8 @@ class Parquet:
     def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
         self._path, self._schema, self._compression = path, schema, compression
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._rows: list[Row] = []
+        self._columns: list[tuple[str, list[Any]]] = [(name, []) for name in schema.names]
+        self._waiting = 0
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "Parquet":
@@ -33,8 +35,10 @@ class Parquet:
 
     def add(self, row: Row) -> None:
         """Write one row, sooner or later."""
-        self._rows.append(row)
-        if len(self._rows) == PART_ROWS:
+        for name, values in self._columns:
+            values.append(row.get(name))
+        self._waiting += 1
+        if self._waiting == PART_ROWS:
             self._flush()
 
     def write(self, table: pa.Table) -> None:
@@ -44,13 +48,16 @@ class Parquet:
             self._writer.write_table(table, row_group_size=max(1, table.num_rows))
 
     def _flush(self) -> None:
-        self.write(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
+        arrays = [pa.array(values, field.type) for field, (_, values) in zip(self._schema, self._columns, strict=True)]
+        self.write(pa.Table.from_arrays(arrays, schema=self._schema))
+        for _, values in self._columns:
+            values.clear()
+        self._waiting = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._writer is not None
         try:
-            if kind is None and self._rows:
+            if kind is None and self._waiting:
                 self._flush()
             self._writer.close()
             if kind is None:

@@ -1,8 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.prepare.helpers import convert, once, picture, write
+from tests.prepare.helpers import convert, once, picture, tar, write
 from unmask.errors import UnmaskError
 
 ROOT = "data/dit/gen_eval_sana_train"
@@ -41,6 +42,11 @@ def mini(folder: Path) -> Path:
     return write(
         folder, {**pictures, "data/dit/object_self_correct_cleaned.csv": HEADER + ROWS, "data/vlm/vllm.json": [*items, wrong]}
     )
+
+
+def judged() -> list[dict[str, Any]]:
+    said = [{"from": "human", "value": QUESTION.format("a dog.")}, {"from": "gpt", "value": "This image is correct."}]
+    return [{"id": str(number), "image": P.format(number), "conversations": said} for number in (0, 2)]
 
 
 def test_good_pictures(tmp_path: Path) -> None:
@@ -82,3 +88,12 @@ def test_a_csv_of_other_columns(tmp_path: Path) -> None:
     src = write(mini(tmp_path / "src"), {"data/dit/object_self_correct_cleaned.csv": "prompt,image\nx,y\n"})
     with pytest.raises(UnmaskError, match="has no column 'positive_filename'; it has prompt, image"):
         once("reflect-dit-t2i", src, tmp_path / "r.parquet")
+
+
+def test_loose_pictures_stay_where_they_are_also_when_tars_are_unpacked(tmp_path: Path) -> None:
+    src = mini(tmp_path / "src")
+    loose = src / "data/dit" / P.format(2)
+    write(src, {"data/dit/tries.tar": tar([(P.format(2), loose.read_bytes())])})
+    loose.unlink()
+    made = convert("reflect-dit-judge", write(src, {"data/vlm/vllm.json": judged()}), tmp_path / "r.parquet", images="folder")
+    assert [row["image"] for row in made.rows] == [f"data/dit/{P.format(0)}", f"tries/{P.format(2)}"]

@@ -38,7 +38,7 @@ def _finder(job: Job) -> Finder:
     folders = [job.pictures] if job.pictures else [job.src, job.src / "data/dit", job.src / "dit"]
     tars = files(job.pictures or job.src, "*.tar", "data/dit/*.tar", "dit/*.tar")
     copy_to = job.unpack if job.images == "folder" else None
-    return Finder(_root(job), folders if copy_to is None else [], tars, sizes=job.sizes, copy_to=copy_to)
+    return Finder(_root(job), folders, tars, sizes=job.sizes, copy_to=copy_to)
 
 
 def _root(job: Job) -> Path:

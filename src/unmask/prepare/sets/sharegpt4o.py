@@ -22,8 +22,7 @@ def _shards(stem: str, job: Job) -> list[str]:
 def _finder(job: Job, stem: str, sizes: bool) -> Finder:
     tars = files(job.src, f"{stem}_part_*.tar")
     copy_to = job.unpack if job.images == "folder" else None
-    folders = [job.pictures or job.src] if copy_to is None else []
-    return Finder(default_root(job), folders, tars, sizes=sizes, copy_to=copy_to, strip=False)
+    return Finder(default_root(job), [job.pictures or job.src], tars, sizes=sizes, copy_to=copy_to, strip=False)
 
 
 def _convert_t2i(job: Job, shard: str) -> Iterator[Item]:

@@ -130,7 +130,7 @@ def take(steps: Iterable[LoadedStep], count: int) -> list[LoadedStep]:
 
 def digest(batch: Batch) -> str:
     """One text that changes with any byte of a batch."""
-    arrays = (batch.ids_T, batch.roles_T, batch.lengths_S, batch.pixels_BHW3, batch.pictures_S)
+    arrays = [value for value in vars(batch).values() if isinstance(value, np.ndarray)]
     state = hashlib.sha256(repr((batch.draws, batch.sources)).encode())
     for array in arrays:
         state.update(repr((array.shape, array.dtype)).encode() + np.ascontiguousarray(array).tobytes())
@@ -190,8 +190,8 @@ class InterruptedRecipe(Recipe):
             while data:
                 data = data[os.write(connection.fileno(), data) :]
 
-        def dump(value: Any, file: Any, *options: Any) -> None:
-            data = pickle.dumps(value, *options)
+        def dump(value: Any, file: Any, *options: Any, **named: Any) -> None:
+            data = pickle.dumps(value, *options, **named)
             if first_time():
                 file.write(data[: len(data) // 2])
                 file.flush()

@@ -7,15 +7,17 @@ import torch
 from safetensors.torch import save_file
 
 from unmask.config import to_yaml
-from unmask.model.config import ImageTokenizerConfig, ModelConfig
+from unmask.model.config import ImageTokenizerConfig, ModelConfig, VisionConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
 
 VQ = ImageTokenizerConfig(num_codes=32, block_channels=(4, 4), layers_per_block=1, latent_channels=4, norm_groups=2)
 
+VISION = VisionConfig(image_size=16, patch_size=4, width=16, num_layers=1, num_heads=2, mlp_width=24)
 
-def micro_config(vq_folder: Path | None = None) -> ModelConfig:
-    """Two joint layers and one split one; pictures of 16 px are 8 x 8 codes."""
+
+def micro_config(vq_folder: Path | None = None, vision: VisionConfig | None = None) -> ModelConfig:
+    """Two joint layers and one split one; pictures of 16 px are 8 x 8 codes, tiles of 16 px 2 x 2 features."""
     weights = None if vq_folder is None else str(vq_folder)
     return ModelConfig(
         name="micro",
@@ -29,12 +31,13 @@ def micro_config(vq_folder: Path | None = None) -> ModelConfig:
         num_heads=2,
         tokenizer="builtin:tiny",
         image_tokenizer=ImageTokenizerConfig(**{**VQ.__dict__, "weights": weights}),
+        vision=vision,
     )
 
 
-def micro_model(seed: int = 0) -> UnifiedModel:
+def micro_model(seed: int = 0, vision: VisionConfig | None = None) -> UnifiedModel:
     """A random model in eval mode."""
-    model = UnifiedModel(micro_config())
+    model = UnifiedModel(micro_config(vision=vision))
     model.initialise(torch.Generator().manual_seed(seed))
     return model.eval()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from unmask.cli import data
 from unmask.cli.main import COMMANDS, main, parse
 from unmask.train.config import load_stage
 
@@ -62,8 +63,10 @@ def in_help() -> Iterator[Command]:
     """The examples of every `--help`: indented lines, remarks after three spaces."""
     import importlib
 
-    for name in COMMANDS:
-        for typed in (importlib.import_module(f"unmask.cli.{name}").__doc__ or "").splitlines():
+    modules = {name: importlib.import_module(f"unmask.cli.{name}") for name in COMMANDS}
+    modules |= {f"data {name}": data.module_of(name) for name in data.ACTIONS}
+    for name, module in modules.items():
+        for typed in (module.__doc__ or "").splitlines():
             if typed.startswith("  unmask "):
                 yield Command(tuple(shlex.split(re.split(r"\s{3,}", typed.strip())[0])), f"unmask {name} --help")
 
@@ -89,6 +92,7 @@ def parse_error(words: tuple[str, ...]) -> str | None:
 def test_there_are_commands_to_check() -> None:
     assert {command.words[0] for command in WRITTEN} == {"unmask", "make"}
     assert {command.words[1] for command in WRITTEN if command.words[0] == "unmask"} >= set(COMMANDS)
+    assert {command.words[2] for command in WRITTEN if command.words[:2] == ("unmask", "data")} >= set(data.ACTIONS)
     assert sum(command.run for command in WRITTEN) >= 3
 
 

@@ -333,8 +333,12 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
     Raises:
         ConfigError: the first thing that breaks a rule, with its file:line.
     """
-    node = _with_base(read_yaml(Path(path)), Path(path).parent)
-    return build(cls, apply_overrides(node, overrides))
+    return build(cls, read_config(Path(path), overrides))
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Node:
+    """The nodes of a configuration file laid upon its base, with the overrides; what `load` builds from."""
+    return apply_overrides(_with_base(read_yaml(path), path.parent), overrides)
 
 
 def _with_base(node: Node, folder: Path) -> Node:

@@ -68,10 +68,9 @@ MISTAKES = {
         "rows.parquet has no column 'captoin'",
         "it has s3_path, caption",
         "did you mean 'caption'?",
-        at=2,
     ),
     "a column asked for that is not there": entry(
-        "columns: [s3_path, caption, intHeigth]", "rows.parquet has no column 'intHeigth'", "did you mean 'intHeight'?", at=2
+        "columns: [s3_path, caption, intHeigth]", "rows.parquet has no column 'intHeigth'", "did you mean 'intHeight'?"
     ),
     "a column left out that is needed": entry("columns: [s3_path]", "leaves out 'caption'", "add 'caption'"),
     "dup:0": entry("sampling_strategy: dup:0", "'dup:0'", "above 0", "for example dup:2"),
@@ -100,7 +99,6 @@ MISTAKES = {
         "aes_cutoff: 5",
         "plain.parquet has no column 'fltLaionAesthScore'",
         "did you mean 'fltLaionAesthScor'?",
-        at=2,
         file="plain.parquet",
     ),
     "cutoff on a text column": entry(

@@ -1,6 +1,6 @@
 """Where all data sets meet: slots, the published mapping, and text that only looks like a slot."""
 
-from unmask.data.conversation import Conversation, ImageSlot, MicroConditions, Turn
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
 
 
 def drawing(caption: str, conditions: MicroConditions | None = None) -> Conversation:
@@ -62,3 +62,10 @@ def test_one_line_a_turn() -> None:
     assert drawing("A cat.").describe() == (
         "human: Generate an image with the caption: A cat. [[micro_conds_texts]]\ngpt: Sure <image_gen>"
     )
+
+
+def test_marked_coordinates_are_written_as_text() -> None:
+    """Their mark is for the tokenizer; the mapping is the one of plain text."""
+    plan = "cat <LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_4><LOC_END> "
+    marked, plain = (Conversation("x/0", (Turn("gpt", ("Sure ", part, Undrawn())),)) for part in (Located(plan), plan))
+    assert marked.to_llava() == plain.to_llava() and marked.describe() == plain.describe() == f"gpt: Sure {plan}<image_gen_fake>"

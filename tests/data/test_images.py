@@ -6,7 +6,7 @@ import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,16 +18,20 @@ from unmask.data import images
 from unmask.data.images import (
     BrokenImage,
     Cropped,
+    DecodeMode,
     EmptyImage,
     HugeImage,
     condition_text,
     decode,
     micro_conditions,
+    pad_to_square,
     random_crop,
     resized_size,
+    without_geometry,
 )
 from unmask.errors import ImageError
 
+MODES: tuple[DecodeMode, ...] = get_args(DecodeMode)
 GOLDEN = Path(__file__).resolve().parents[2] / "../shared/golden"
 
 
@@ -79,6 +83,94 @@ def test_draft_keeps_twice_the_target(target: int | None, side: int) -> None:
     decoded = decode(data, target=target)
     assert decoded.original_size == (1200, 800) and decoded.image.height == side
     assert decode(data, target=target, mode="exact").image.size == (1200, 800)
+
+
+@pytest.mark.parametrize(
+    ("target", "side"), [(None, 800), (500, 800), (401, 800), (400, 400), (201, 400), (200, 200), (100, 100), (10, 100)]
+)
+def test_fast_keeps_the_target(target: int | None, side: int) -> None:
+    decoded = decode(encoded(picture(1200, 800), "JPEG"), target=target, mode="fast")
+    assert decoded.original_size == (1200, 800) and decoded.image.height == side
+
+
+def jpeg_kinds() -> dict[str, bytes]:
+    """Every kind of JPEG, as it may lie in a bucket, and formats that no mode scales."""
+    image, exif = picture(400, 300), Image.Exif()
+    exif[0x0112] = 6
+    small = picture(40, 30)
+    made = {name: encoded(image, "JPEG", **options) for name, options in {
+        "baseline": {}, "progressive": {"progressive": True}, "4:4:4": {"subsampling": 0}, "rgb": {"keep_rgb": True},
+        "turned": {"exif": exif}, "restarts": {"restart_marker_rows": 1}, "optimised": {"optimize": True},
+    }.items()}  # fmt: skip
+    made |= {"grey": encoded(image.convert("L"), "JPEG"), "cmyk": encoded(image.convert("CMYK"), "JPEG")}
+    made["ycck"] = made["cmyk"].replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\2")  # the Adobe marker's transform
+    made["mpo"] = encoded(image, "MPO", save_all=True, append_images=[small])
+    made["trailing bytes"] = made["baseline"] + b"\0" * 99
+    frames = {"save_all": True, "append_images": [small]}
+    made |= {
+        "gif": encoded(small, "GIF", **frames),
+        "webp": encoded(small, "WEBP", **frames),
+        "apng": encoded(small, "PNG", **frames),
+    }
+    wide = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
+    made |= {"16 bits": encoded(wide), "palette": encoded(small.convert("P")), "alpha": encoded(small.convert("RGBA"))}
+    return made | {"tiff": encoded(small, "TIFF"), "bmp": encoded(small, "BMP"), "bilevel": encoded(small.convert("1"))}
+
+
+@pytest.mark.parametrize("kind", list(jpeg_kinds()))
+def test_modes_agree(kind: str) -> None:
+    """All modes say the same about size, crop and colours; what none scales is the same to the byte."""
+    data, crops = jpeg_kinds()[kind], {}
+    for mode in MODES:
+        image, original = decode(data, target=24, mode=mode)
+        assert image.mode == "RGB" and original == decode(data, target=None).original_size
+        crops[mode] = random_crop(image, 24, np.random.default_rng(4), original)
+    exact = crops["exact"]
+    for crop in crops.values():
+        assert (crop.left, crop.top, crop.original_width, crop.original_height) == (
+            *(exact.left, exact.top, exact.original_width, exact.original_height),
+        )
+        off = np.abs(crop.pixels_HW3.astype(int) - exact.pixels_HW3)
+        assert off.mean() < 6 if exact.original_width > 100 else off.max() == 0
+
+
+def test_ycck_is_not_cmyk() -> None:
+    kinds = jpeg_kinds()
+    assert kinds["ycck"] != kinds["cmyk"]
+    ink, ycck = (np.asarray(decode(kinds[kind], target=None).image).astype(int) for kind in ("cmyk", "ycck"))
+    assert np.abs(ink - ycck).mean() > 6
+
+
+def outcome(data: bytes, mode: DecodeMode) -> tuple[str, tuple[int, int]]:
+    """The reason why a file is refused, or its size."""
+    try:
+        return "read", decode(data, target=24, mode=mode, max_pixels=1_000_000).original_size
+    except ImageError as error:
+        return str(error), (0, 0)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_modes_agree_on_cut_files(progressive: bool) -> None:
+    data = encoded(picture(400, 300), "JPEG", progressive=progressive)
+    for length in (0, 1, 3, 100, 600, 1000, len(data) // 2, len(data) - 400, len(data) - 3, len(data) - 2, len(data)):
+        assert len({outcome(data[:length], mode) for mode in MODES}) == 1
+
+
+@given(st.integers(0, 20_000), st.binary(min_size=1, max_size=8), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_modes_agree_on_damaged_files(at: int, noise: bytes, progressive: bool) -> None:
+    data = bytearray(encoded(picture(200, 150), "JPEG", progressive=progressive))
+    at %= len(data)
+    data[at : at + len(noise)] = noise
+    assert len({outcome(bytes(data), mode) for mode in MODES}) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_refuses_a_bomb_by_its_header(mode: DecodeMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(picture(64, 64), "JPEG")
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("was decoded"))
+    with pytest.raises(HugeImage, match="has 64 x 64 pixels, over the bound of 4,000"):
+        decode(data, target=8, max_pixels=4_000, mode=mode)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -285,6 +377,13 @@ def test_the_whole_text_from_a_crop() -> None:
     assert bare == "ORIGINAL WIDTH : 200; ORIGINAL HEIGHT : 160; TOP : 0; LEFT : 59"
 
 
+def test_light_is_computed_only_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    crop = Cropped(np.zeros((2, 2, 3), np.uint8), 2, 2, 0, 0)
+    monkeypatch.setattr(Cropped, "_moments", property(lambda _: pytest.fail("was computed")))
+    text = micro_conditions(crop, np.random.default_rng(1), score=None, hps=None, luminance_rate=0, contrast_rate=0)
+    assert text == "ORIGINAL WIDTH : 2; ORIGINAL HEIGHT : 2; TOP : 0; LEFT : 0"
+
+
 def test_rates_and_draws() -> None:
     crop = Cropped(np.zeros((2, 2, 3), np.uint8), 2, 2, 0, 0)
     rng = np.random.default_rng(1)
@@ -296,3 +395,22 @@ def test_rates_and_draws() -> None:
         rng = np.random.default_rng(2)
         micro_conditions(crop, rng, score=None, hps=None, luminance_rate=rate, contrast_rate=rate)
         assert rng.random() == np.random.default_rng(2).random(3)[2]
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (7, 7), (31, 30)])
+def test_pad_to_square(size: tuple[int, int]) -> None:
+    """The whole picture in the middle; bands of black, equal up to one pixel of the square."""
+    side = max(size)
+    pixels = pad_to_square(Image.new("RGB", size, "white"), side)
+    assert pixels.shape == (side, side, 3) and pixels.dtype == np.uint8
+    lit = pixels[..., 0] == 255
+    rows, columns = lit.any(1).nonzero()[0], lit.any(0).nonzero()[0]
+    assert (len(columns), len(rows)) == size and lit.sum() == size[0] * size[1] and not pixels[~lit].any()
+    assert abs(rows[0] - (side - 1 - rows[-1])) <= 1 and abs(columns[0] - (side - 1 - columns[-1])) <= 1
+    assert pad_to_square(Image.new("RGB", size, "white"), 16).shape == (16, 16, 3)
+
+
+def test_without_geometry() -> None:
+    text = condition_text((30, 20), (1, 2), luminance=0.5, score=6.0, hps=0.3)
+    assert without_geometry(text) == "LUMINANCE : 0.500; SCORE : 6.000; HPS : 3.000"
+    assert without_geometry(condition_text((30, 20), (1, 2))) == ""

@@ -60,7 +60,7 @@ def expected(made: Recipe) -> list[LoadedStep]:
 
 def pids(loading: Loader) -> list[int]:
     """The loader's worker processes."""
-    return [] if loading._pool is None else list(loading._pool._processes)
+    return [pid for pool in loading._pools for pid in pool._processes]
 
 
 def alive(pid: int) -> bool:
@@ -219,7 +219,7 @@ def test_workers_do_not_outlive_their_parent(folder: Path) -> None:
         "if __name__ == '__main__':\n"
         "    loading = loader(recipe(Path(sys.argv[1])), num_workers=2)\n"
         "    steps = iter(loading); next(steps)\n"
-        "    print(*loading._pool._processes, flush=True)\n"
+        "    print(*[pid for pool in loading._pools for pid in pool._processes], flush=True)\n"
         "    time.sleep(600)\n"
     )
     script = folder / "parent.py"
@@ -288,6 +288,28 @@ def test_a_data_set_with_a_slash_in_its_name() -> None:
     for number in range(40):
         budget.observe(step(19, fault(number, "a/b"), dataset="a/b"))
     assert set(budget._recent) == {"a/b"}
+
+
+def test_a_data_set_that_is_seldom_drawn_has_the_same_allowance() -> None:
+    """Its own last 1,000 draws count, however many of others come between, and its first draws too."""
+    budget = FaultBudget(share=0.01, window=1000)
+    for number in range(10):
+        budget.observe(step(500, fault(number, "seldom"), dataset="often"))
+    with pytest.raises(FaultBudgetError, match="11 of the last 11 draws of data set 'seldom' failed"):
+        budget.observe(step(500, fault(10, "seldom"), dataset="often"))
+
+
+def test_two_entries_of_one_name_have_a_budget_each(tmp_path: Path) -> None:
+    """The broken one does not hide behind the other: the position tells them apart, in faults and in what stops the run."""
+    text = TWO_GROUPS.replace("name: small", "name: big").replace("one: 300, two: 100", "one: 300, two: 30")
+    path = write_data(tmp_path, text)
+    for number in range(12, 15):
+        (tmp_path / "pictures" / f"p{number}.png").unlink()
+    budget = FaultBudget(share=0.2, window=40)
+    with pytest.raises(FaultBudgetError, match="draws of data set 'big#2' failed"):
+        for loaded in loader(recipe(path), num_workers=0):
+            budget.observe(loaded)
+    assert {dataset for dataset, _ in budget.counts} == {"big#2"} and set(budget._recent) == {"big#1", "big#2"}
 
 
 def test_a_budget_of_nothing() -> None:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from unmask.data.loader import Division
 from unmask.data.order import Draw, MixingMode, Order, OrderState, Permutation
+from unmask.data.schedule import Schedule
+from unmask.errors import ConfigError
 
 
 def image(size: int, *key: int | str) -> list[int]:
@@ -185,3 +187,127 @@ def test_many_places_at_once_are_those_one_by_one(size: int) -> None:
     shuffle = Permutation(size, 7, "group", 0)
     places = np.arange(min(size, 300))
     assert shuffle.many(places).tolist() == [shuffle(place) for place in places.tolist()]
+
+
+# weights that move
+
+
+def moving() -> dict[str, float | Schedule]:
+    return {"old": Schedule(((0.0, 300.0), (1.0, 100.0))), "new": Schedule(((0.0, 100.0), (1.0, 300.0))), "still": 200.0}
+
+
+@pytest.mark.parametrize("mode", ["mixed", "one_group_per_step"])
+def test_weights_move_with_progress(mode: MixingMode) -> None:
+    """From 3:1 to 1:3, in the steps where the schedule says so."""
+    order = Order({"old": 50, "new": 70, "still": 9}, moving(), 2, mode, total_steps=8000)
+    assert [order.shares(step)["old"] for step in (0, 4000, 8000, 9000)] == pytest.approx([1 / 2, 1 / 3, 1 / 6, 1 / 6])
+    for first in (0, 3600, 7600):
+        steps = drawn(order, 400, 8, OrderState(first, {"old": 5, "new": 6, "still": 7}))
+        counts = Counter(draw.group for step in steps for draw in step)
+        for group in order.sizes:
+            expected = sum(order.shares(step)[group] for step in range(first, first + 400)) / 400
+            assert counts[group] / 3200 == pytest.approx(expected, abs=0.03 if mode == "mixed" else 0.1)
+
+
+def test_what_a_step_draws_depends_on_the_weights_at_that_step_alone() -> None:
+    """Another schedule with the same value there, and other steps in all, change nothing."""
+    sizes = {"a": 40, "b": 40}
+    state = OrderState(50, {"a": 3, "b": 4})
+    half_way = Order(sizes, {"a": Schedule(((0.0, 0.0), (1.0, 200.0))), "b": 50.0}, 1, total_steps=100)
+    constant = Order(sizes, {"a": 100.0, "b": 50.0}, 1)
+    later = Order(sizes, {"a": Schedule(((0.0, 100.0),)), "b": 50.0}, 1, total_steps=7)
+    assert half_way.step(state, 16) == constant.step(state, 16) == later.step(state, 16)
+    assert half_way.step(OrderState(90, state.counters), 64)[0] != constant.step(OrderState(90, state.counters), 64)[0]
+
+
+def test_schedules_need_the_number_of_steps_to_draw() -> None:
+    order = Order({"a": 1}, {"a": Schedule(((0.0, 1.0), (1.0, 2.0)))}, 0)
+    assert order.index(Draw("a", 5)) == 0  # rows can be looked at without
+    several = Order({"a": 1, "b": 1}, {"a": Schedule(((0.0, 1.0), (1.0, 2.0))), "b": 1.0}, 0)
+    with pytest.raises(ConfigError) as caught:
+        several.step(several.start(), 4)
+    assert str(caught.value) == (
+        "weights: the weights move with the progress of a run, whose end is not known; say how many steps the run has"
+    )
+    one_point = Order({"a": 1, "b": 1}, {"a": Schedule(((0.0, 1.0),)), "b": 1.0}, 0)
+    assert one_point.step(one_point.start(), 4) == Order({"a": 1, "b": 1}, {"a": 1.0, "b": 1.0}, 0).step(one_point.start(), 4)
+
+
+def test_a_step_where_every_weight_is_0() -> None:
+    dip = Schedule(((0.0, 1.0), (0.5, 0.0), (1.0, 1.0)))
+    order = Order({"a": 5, "b": 5}, {"a": dip, "b": dip}, 0, total_steps=10)
+    with pytest.raises(ConfigError) as caught:
+        drawn(order, 10, 4)
+    assert str(caught.value) == (
+        "weights: every group ('a', 'b') has weight 0 at step 5: nothing can be drawn; give one of them a weight above 0 there"
+    )
+
+
+# batch factors
+
+
+def test_a_step_of_one_group_holds_its_factor_of_samples() -> None:
+    factors = {"a": 1.0, "b": 0.5, "c": 0.01, "d": 0.29, "e": 2.0}
+    order = Order(dict.fromkeys(factors, 1000), dict.fromkeys(factors, 1.0), 0, "one_group_per_step", batch_factors=factors)
+    state, sizes = order.start(), {}
+    for _ in range(60):
+        draws, after = order.step(state, 400, 100)
+        group = draws[0].group
+        sizes[group] = len(draws)
+        assert {draw.group for draw in draws} == {group}
+        assert after.counters[group] - state.counters[group] == len(draws)  # counters advance by what is used
+        assert {name: count for name, count in after.counters.items() if name != group} == {
+            name: count for name, count in state.counters.items() if name != group
+        }
+        state = after
+    assert sizes == {"a": 400, "b": 200, "c": 4, "d": 116, "e": 800}  # 4 micro-batches of floor(100 x factor), at least 1
+
+
+def test_both_modes_give_a_group_the_same_share_of_the_samples() -> None:
+    weights, factors = {"a": 100.0, "b": 300.0, "c": 100.0}, {"a": 1.0, "b": 0.25, "c": 0.5}
+    expected = {"a": 100 / 225, "b": 75 / 225, "c": 50 / 225}
+    for mode, steps, slots in (("mixed", 400, 32), ("one_group_per_step", 6000, 32)):
+        order = Order(dict.fromkeys(weights, 99), weights, 3, mode, batch_factors=factors)  # type: ignore[arg-type]
+        assert order.shares(0) == pytest.approx(expected)
+        state = order.start()
+        for _ in range(steps):
+            _, state = order.step(state, slots, 8)
+        total = sum(state.counters.values())
+        for group, share in expected.items():
+            assert state.counters[group] / total == pytest.approx(share, abs=0.03)
+        assert (total == steps * slots) == (mode == "mixed")
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_factor_must_be_above_0(factor: float) -> None:
+    with pytest.raises(ValueError, match="a batch factor must be a number above 0"):
+        Order({"a": 1}, {"a": 1.0}, 0, batch_factors={"a": factor})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["mixed", "one_group_per_step"]),
+    st.sampled_from([1, 2, 3, 8]),
+    st.lists(st.tuples(st.floats(0.01, 3), st.floats(0, 100), st.floats(1, 100)), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+)
+def test_ranks_and_accumulation_only_divide(
+    mode: MixingMode, per_device: int, groups: list[tuple[float, float, float]], seed: int
+) -> None:
+    """12 micro-batches, however they are shared out between ranks and accumulation: the same draws, each once, in the same order."""
+    names = [f"g{number}" for number in range(len(groups))]
+    weights = {name: Schedule(((0.0, start), (1.0, end))) for name, (_, start, end) in zip(names, groups, strict=True)}
+    factors = {name: factor for name, (factor, _, _) in zip(names, groups, strict=True)}
+    order = Order(dict.fromkeys(names, 20), {**weights}, seed, mode, batch_factors=factors, total_steps=20)
+    order_of = [order.step(OrderState(step, dict.fromkeys(names, 7)), 12 * per_device, per_device)[0] for step in (1, 10, 19)]
+    for draws in order_of:
+        for world in (1, 2, 3, 4, 6, 12):
+            divisions = [Division(12 * per_device, per_device, rank, world) for rank in range(world)]
+            pieces = [division.mine(draws) for division in divisions]
+            assert len({len(piece) for mine in pieces for piece in mine}) == 1  # no rank has less to do than another
+            assert [draw for number in range(12 // world) for mine in pieces for draw in mine[number]] == draws
+
+
+def test_draws_that_do_not_fit_the_division_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="does not divide 5 draws without rest"):
+        Division(4, 1, 0, 2).mine([Draw("a", number) for number in range(5)])

@@ -1,5 +1,8 @@
 """Records and their sources: filters on real columns, several files, whole paths, and every row once an epoch."""
 
+import gzip
+import json
+import multiprocessing
 import os
 from collections import Counter
 from pathlib import Path
@@ -11,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers import ONE_ENTRY, TWO_GROUPS, mixture, rows, write_data, write_rows
+from unmask.config import diff
+from unmask.data.conversation import Conversation, Turn
 from unmask.data.order import Draw
+from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
 from unmask.data.records import Dataset
 from unmask.errors import DataError
 from unmask.randomness import keyed_generator
@@ -228,3 +234,70 @@ def test_a_fingerprint_knows_one_choice_of_rows_from_another(tmp_path: Path) -> 
     lines = ["first:6", "end:6", "random:6", "dup:0.5"]
     assert len({str(fingerprint(f"sampling_strategy: {line}")) for line in lines}) == len(lines)
     assert fingerprint("aes_cutoff: 5.1") != fingerprint("aes_cutoff: 5.1000001")
+
+
+def test_a_fingerprint_names_the_file_the_rows_and_the_selection(tmp_path: Path) -> None:
+    """What a resumed run says of changed data; a copy elsewhere, read again, is the same data."""
+    path = write_data(tmp_path, ONE_ENTRY + "    sampling_strategy: random:6\n")
+    before = mixture(path).fingerprint()
+    for name in ("rows.parquet", "data.yaml"):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes((tmp_path / name).read_bytes())
+    assert mixture(tmp_path / "copy" / "data.yaml").fingerprint() == before
+    other_rows = diff(before, mixture(path, seed=8).fingerprint())
+    assert [line.partition(":")[0] for line in other_rows] == ["0"] and "0:scenes.selected: " in other_rows[0]
+    write_rows(tmp_path / "rows.parquet", rows(13))
+    changed = " | ".join(diff(before, mixture(path).fingerprint()))
+    assert "0:scenes.files.0: " in changed and "rows.parquet: 12 rows, content " in changed and "rows.parquet: 13 rows" in changed
+    assert "0:scenes.selection.0.1: 12 -> 13" in changed
+
+
+def test_two_starts_at_once_select_the_same_rows(tmp_path: Path) -> None:
+    path = write_data(tmp_path, ONE_ENTRY + "    aes_cutoff: 4.5\n    sampling_strategy: random:5\n")
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        found = pool.map(_opened, [path] * 3)
+    assert found[0] == found[1] == found[2] == _opened(path)
+
+
+def _opened(path: Path) -> list[int]:
+    dataset = only(path)
+    return [dataset.selection.row(index) for index in range(len(dataset))]
+
+
+LLAVA = [
+    {"id": 1, "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}]},
+    {
+        "id": "two",
+        "image": ["a.png", "b.png"],
+        "conversations": [{"from": "human", "value": "Both?"}, {"from": "gpt", "value": ""}],
+    },
+    {"id": "3", "conversations": [{"from": "human", "value": "Hello."}, {"from": "gpt", "value": "Hi."}]},
+]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.json.gz", "rows.parquet"])
+def test_llava_records_reach_the_function_as_they_are(tmp_path: Path, name: str) -> None:
+    """Whatever the format; a parquet cannot mix texts and lists in a column, so there every image is a list."""
+    records = [{"image": None, **row} for row in LLAVA]
+    if name.endswith("parquet"):
+        records = [{**row, "id": str(row["id"]), "image": [i] if isinstance(i := row["image"], str) else i} for row in records]
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / name)
+    else:
+        lines = "\n".join(map(json.dumps, records)) if "jsonl" in name else json.dumps(records)
+        (tmp_path / name).write_bytes(gzip.compress(lines.encode()) if name.endswith("gz") else lines.encode())
+    seen = []
+
+    def stand_in(row: Any, rng: np.random.Generator) -> Conversation:
+        seen.append(dict(row))
+        return Conversation("", (Turn("human", ("x",)),))
+
+    PREPROCESS_FUNCTIONS.register("stand_in")(Preprocess(stand_in, ("conversations",), ("id", "image"), ("image",), ()))
+    try:
+        path = tmp_path / "data.yaml"
+        path.write_text(f"datasets:\n  - path: {name}\n    preprocess_fn: stand_in\n")
+        dataset = only(path)
+        for index in range(3):
+            dataset.conversation(dataset.record(index), keyed_generator(0))
+    finally:
+        del PREPROCESS_FUNCTIONS._entries["stand_in"]
+    assert seen == [{key: row[key] for key in ("conversations", "id", "image")} for row in records]

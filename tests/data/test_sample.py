@@ -16,6 +16,7 @@ from tests import helpers
 from tests.helpers import ENCODING, ONE_ENTRY, TWO_GROUPS, png, png_that_says, recipe, rows, sample_digest, write_data, write_rows
 from tests.s3_server import find_rclone, serve_s3
 from unmask.data.conversation import Conversation
+from unmask.data.images import Cropped, DecodeMode
 from unmask.data.order import Draw
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
 from unmask.data.sample import MAX_REPLACEMENTS, SampleBuilder
@@ -118,7 +119,7 @@ def test_too_long_samples_are_replaced(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.parquet", records)
     samples, faults = recipe(path, replace(ENCODING, max_length=150)).open().build(DRAWS)
     assert len(samples) == 12 and all(int(sample.source.rsplit("/", 1)[1]) % 2 == 0 for sample in samples)
-    assert {fault.reason for fault in faults} == {"row"} and "more than max_length=150" in faults[0].what
+    assert {fault.reason for fault in faults} == {"too-long"} and "more than max_length=150" in faults[0].what
 
 
 def test_the_same_draws_give_the_same_bytes(tmp_path: Path) -> None:
@@ -179,7 +180,8 @@ def test_pictures_of_several_data_sets(tmp_path: Path) -> None:
 
 def test_data_sets_with_the_same_storage_share_their_connections(tmp_path: Path) -> None:
     builder = recipe(write_data(tmp_path, TWO_GROUPS)).open()
-    assert len({id(store) for store in builder._stores.values()}) == 1
+    builder.build([Draw("one", 0), Draw("two", 0)])
+    assert len(builder._fetchers) == 1
 
 
 def test_when_no_row_can_be_used(tmp_path: Path) -> None:
@@ -228,17 +230,24 @@ def test_the_registry_is_left_as_it_was() -> None:
     assert "faulty" not in PREPROCESS_FUNCTIONS
 
 
-def test_rows_of_photographs_are_decoded_in_both_modes(tmp_path: Path) -> None:
-    """A draft of a JPEG changes pixels a little, and neither the crop nor what is said about it."""
+@pytest.mark.parametrize("scaled", ["draft", "fast"])
+def test_rows_of_photographs_are_decoded_in_every_mode(tmp_path: Path, scaled: DecodeMode) -> None:
+    """A JPEG that is scaled while it is decoded changes pixels a little, and neither the crop nor what is said about it."""
     path = write_data(tmp_path)
     for number in range(12):
         image = Image.open(tmp_path / "pictures" / f"p{number}.png").resize((300, 260))
         image.save(tmp_path / "pictures" / f"p{number}.png", "JPEG", quality=95)
-    encodings = [replace(ENCODING, image_mode=mode, condition_drop=0.0) for mode in ("draft", "exact")]
+    encodings = [replace(ENCODING, image_mode=mode, condition_drop=0.0) for mode in (scaled, "exact")]
     builder = recipe(path).open()
-    draft, exact = (recipe(path, encoding).open().build(DRAWS)[0] for encoding in encodings)
-    for left, right in zip(draft, exact, strict=True):
+    quick, exact = (recipe(path, encoding).open().build(DRAWS)[0] for encoding in encodings)
+    for left, right in zip(quick, exact, strict=True):
         said = [builder.encoder.chat.tokenizer.decode(sample.ids_L.tolist()) for sample in (left, right)]
         before = [text.partition("LEFT")[0] + text.partition("LEFT")[2][:6] for text in said]
         assert before[0] == before[1] and "ORIGINAL WIDTH : 300; ORIGINAL HEIGHT : 260; TOP : " in before[0]
         assert np.abs(left.pictures[0].astype(int) - right.pictures[0].astype(int)).mean() < 16
+
+
+def test_the_light_of_a_dropped_text_is_not_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cropped, "_moments", property(lambda _: pytest.fail("was computed")))
+    samples, faults = recipe(write_data(tmp_path), replace(ENCODING, condition_drop=1.0)).open().build(DRAWS)
+    assert len(samples) == len(DRAWS) and not faults

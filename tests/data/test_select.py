@@ -9,12 +9,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unmask.config import FieldError
-from unmask.data.select import MAX_COPIES, Sampling, Selection, above, parse_sampling, select
+from unmask.data.select import MAX_COPIES, Sampling, Selection, above, parse_sampling
+from unmask.data.select import select as select_in_chunks
 
 
 def chosen(selection: Selection) -> list[int]:
     """The row of every place of an epoch."""
     return [selection.row(index) for index in range(len(selection))]
+
+
+def select(num_rows: int, filters: list[tuple[str, np.ndarray]], sampling: Sampling, seed: int) -> Selection:
+    """`select` with whole masks, given in chunks of 7 rows."""
+    chunks = ([mask[first : first + 7] for _, mask in filters] for first in range(0, num_rows if filters else 0, 7))
+    return select_in_chunks(num_rows, [rule for rule, _ in filters], chunks, sampling, seed)
 
 
 def sampled(text: str, num_rows: int = 10, seed: int = 0, keep: list[bool] | None = None) -> list[int]:

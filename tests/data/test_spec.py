@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ONE_ENTRY, TWO_GROUPS
+from unmask.config import build, parse_text, to_yaml
+from unmask.data.preprocess import PREPROCESS_FUNCTIONS
+from unmask.data.schedule import Schedule
 from unmask.data.select import Sampling
-from unmask.data.spec import MixtureSpec, load_mixture
+from unmask.data.spec import MaxImages, MixtureSpec, load_mixture
 from unmask.errors import ConfigError
 
 
@@ -104,3 +107,75 @@ def test_values_that_cannot_be_right(tmp_path: Path, line: str, says: str) -> No
 def test_storage_options_of_the_whole_file(tmp_path: Path) -> None:
     said = refused(tmp_path, f"{ONE_ENTRY}storage_options: {{regoin: x}}\n")
     assert "data.yaml:5: " in said and "did you mean 'region'?" in said
+
+
+def test_weights_that_move(tmp_path: Path) -> None:
+    text = TWO_GROUPS.replace("weights: {one: 300, two: 100}", "weights:\n  one: {0.0: 300, 1.0: 100}\n  two: {1: 300, 0: 100}")
+    made = spec(tmp_path, text)
+    assert [made.weight("one", progress) for progress in (0, 0.5, 1)] == [300, 200, 100]
+    assert [made.weight("two", progress) for progress in (0, 0.5, 1)] == [100, 200, 300] and made.weight("two") == 100
+    assert made.schedule("one") == Schedule(((0.0, 300.0), (1.0, 100.0)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("{one: {}}", "weights.one: a schedule needs at least one point; write it as {0.0: 300, 1.0: 100}"),
+        ("{one: {2: 5}}", "weights.one: a schedule's points lie at 0 to 1"),
+        ("{one: {start: 5}}", "not at 'start'"),
+        ("{one: {0: 5, 0.0: 6}}", "two values at 0"),
+        ("{one: {0: -5}}", "weights.one: a weight must be a number of 0 or more, not -5; write 0"),
+        ("{one: {0: x}}", "weights.one.0: expected a number, got 'x'"),
+        ("{one: high}", "weights.one: expected a number or a mapping, got 'high'"),
+        ("{three: {0: 5}}", "weight for group 'three', which no data set uses"),
+        ("{one: {0: 5, 0.5: 0}, two: 0}", "weights: every group has weight 0 at progress 0.5; give one group a weight above 0"),
+        ("{one: 0, two: 0}", "weights: every group has weight 0; give"),
+    ],
+)
+def test_weights_that_cannot_be_right(tmp_path: Path, weights: str, says: str) -> None:
+    said = refused(tmp_path, TWO_GROUPS.replace("{one: 300, two: 100}", weights))
+    assert said.startswith(f"{tmp_path / 'data.yaml'}:10: ") and says in said
+
+
+def test_batch_sizes(tmp_path: Path) -> None:
+    made = spec(tmp_path, f"{TWO_GROUPS}batch_sizes: {{one: 0.5}}\n")
+    assert made.batch_factor("one") == 0.5 and made.batch_factor("two") == 1
+    assert "batch size for group 'onne', which no data set uses; did you mean 'one'?" in refused(
+        tmp_path, f"{TWO_GROUPS}batch_sizes: {{onne: 1}}\n"
+    )
+    assert "data.yaml:11: batch_sizes.one: a factor must be a number above 0, not 0" in refused(
+        tmp_path, f"{TWO_GROUPS}batch_sizes: {{one: 0}}\n"
+    )
+
+
+def test_rows_that_hold_conversations_need_no_function(tmp_path: Path) -> None:
+    function = PREPROCESS_FUNCTIONS.get("text_to_image")
+    missing = "llava" not in PREPROCESS_FUNCTIONS
+    if missing:  # until the function is there
+        PREPROCESS_FUNCTIONS.register("llava")(function)
+    try:
+        (entry,) = spec(tmp_path, "datasets:\n  - path: a.json\n").datasets
+        assert entry.preprocess_fn == "llava" and entry.function is PREPROCESS_FUNCTIONS.get("llava")
+    finally:
+        if missing:
+            del PREPROCESS_FUNCTIONS._entries["llava"]
+
+
+def test_every_key_at_once(tmp_path: Path) -> None:
+    text = (
+        "published_defaults: true\n"
+        f"{ONE_ENTRY}"
+        "    filter: hpsv2 > 0.25 and len(caption) > 10\n"
+        "    max_enc_images: {column: images, value: 4}\n"
+        "    length_group: t2i\n"
+        "weights: {t2i: {0.0: 3, 1.0: 1}}\n"
+        "batch_sizes: {t2i: 2}\n"
+        "storage: {'piat://': 's3://bucket/by-hash/'}\n"
+    )
+    made = spec(tmp_path, text)
+    assert made.published_defaults and made.datasets[0].max_enc_images == MaxImages(column="images", value=4)
+    assert load_text(to_yaml(made)) == made
+
+
+def load_text(text: str) -> MixtureSpec:
+    return build(MixtureSpec, parse_text(text, "saved.yaml"))

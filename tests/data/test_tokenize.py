@@ -1,7 +1,9 @@
 """Tokens and roles of a conversation with the tiny tokenizer, against a text file, the published format, and words that spell tokens."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
 from tests.helpers import TOKENIZER, chat
-from unmask.data.conversation import ImageSlot, MicroConditions, Turn
+from unmask.data.conversation import ImageSlot, Located, MicroConditions, Turn, Undrawn
 from unmask.data.preprocess.text_to_image import caption_turns
 from unmask.data.tokenize import SYSTEM_TEXT, ChatTokenizer, Role, TokenSample, load_tokenizer
 from unmask.errors import ConfigError, RowError
@@ -19,7 +21,7 @@ from unmask.vocab import TOKENS
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "t2i_prompt.txt"
 CHAT = chat()
 SLOT = ImageSlot("image_gen", "x.png")
-SPECIAL = {CHAT.tokenizer.token_to_id(text) for text in TOKENS.values()}
+SPECIAL = {CHAT.tokenizer.token_to_id(text) for text in (*TOKENS.values(), "<LOC_5>", "<LOC_1024>")}
 
 
 def encoded(caption: str, condition: str = "", pictures: int = 4, max_length: int = 2048) -> tuple[np.ndarray, np.ndarray]:
@@ -117,10 +119,11 @@ def test_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["<image>", "<image_gen>", "<image_gen_enc>", "[[micro_conds_texts]]", *sorted({*TOKENS.values()} - {"<LOC_0>"})]
+    "words",
+    ["<image>", "<image_gen>", "<image_gen_enc>", "[[micro_conds_texts]]", "<LOC_5>", "<LOC_1024>", *sorted(TOKENS.values())],
 )
 def test_words_that_spell_tokens_stay_text(words: str) -> None:
-    """Whatever a caption holds, the special ids of its sample are those of the plain one. (Coordinates are words.)"""
+    """Whatever a caption holds, the special ids of its sample are those of the plain one."""
     plain, _ = encoded("A cat.")
     for caption in (f"A {words} cat.", words, f"{words}{words}", f" {words} "):
         ids, roles = encoded(caption)
@@ -140,8 +143,6 @@ def test_words_that_spell_tokens_stay_text_in_conditions_and_answers() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_caption_comes_back(caption: str) -> None:
     """Bytes stand for what the vocabulary lacks, so that no character is lost, and answers stay where they are."""
-    if "<LOC_" in caption:
-        return
     ids, roles = encoded(caption, max_length=4096)
     assert decoded(ids) == expected(f"Generate an image with the caption: {caption}".rstrip())
     assert decoded(ids[roles == Role.ANSWER]) == "Sure <|eot_id|>"
@@ -150,8 +151,6 @@ def test_any_caption_comes_back(caption: str) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_any_answer_is_answer_and_its_header_is_not(answer: str) -> None:
-    if "<LOC_" in answer:
-        return
     ids, roles = CHAT.encode((Turn("human", ("Hi",)), Turn("gpt", (answer,))), [], 2, 4096)
     assert decoded(ids[roles == Role.ANSWER]) == f"{answer.strip()}<|eot_id|>"
 
@@ -177,9 +176,93 @@ def test_the_published_format() -> None:
     assert seen >= 4
 
 
-def test_a_picture_to_read_is_not_encoded_yet() -> None:
-    with pytest.raises(ConfigError, match="kind 'image'"):
-        CHAT.encode((Turn("human", (ImageSlot("image", "x.png"), "What is it?")),), [], 4, 500)
+@needs_golden
+def test_the_published_format_of_every_task() -> None:
+    """Reading, pointing, planning, editing: the text between pictures, which the published system decodes as `<|mdm_mask|>`."""
+    kinds: dict[str, Any] = {"<image>": "image", "<image_gen>": "image_gen", "<image_gen_enc>": "image_gen_enc"}
+    seen = set()
+    for row in json.loads((FOLDER / "payloads.json").read_text())["rows"]:
+        published = row["decoded"].replace("<|reserved_token_126095|>", "").replace("<|reserved_token_126096|>", "")
+        pictures = row["payload"].get("image", [])
+        if "<image_gen_fake>" in published or "[[micro" in published:  # quirk Q7: placeholders left in the text
+            continue
+        if isinstance(pictures, list) and published.count("<|mdm_mask|>") < len(pictures):
+            continue
+        turns = []
+        for message in row["payload"]["conversations"]:
+            parts: list[Any] = []
+            for piece in re.split(r"(<image>|<image_gen>|<image_gen_enc>|\[\[micro_conds_texts\]\])", message["value"]):
+                if piece in kinds:
+                    parts.append(ImageSlot(kinds[piece], "x.png"))
+                elif piece.startswith("[["):
+                    parts.append(MicroConditions())
+                else:
+                    parts.append(Located(piece) if message["from"] == "gpt" else piece)
+            turns.append(Turn(message["from"], tuple(parts)))
+        told = [text if text and text in published else "" for text in row.get("micro_conds_texts", [])]
+        ids, _ = CHAT.encode(turns, told or [""], 16, 4096, [1] * 9)
+        ours = decoded(ids).replace("<|reserved_token_9|>", "<|mdm_mask|>").replace("<|reserved_token_5|>", "<|mdm_mask|>")
+        assert ours == published, row["name"]
+        seen.add(row["preprocess_fn"])
+    assert {"preproces_text_to_image_generation_s3_loc", "preproces_grandf", "preproces_refcoco_rec"} <= seen
+    assert {"preproces_und_mammoth_si_10M", "preproces_vw_instruct", "process_sharegpt_4o_edit", "process_gpt_edit"} <= seen
+
+
+def test_coordinates_are_tokens_where_they_are_meant() -> None:
+    plan = "Sure <box_p> a cat </box_p><LOC_BEGIN><LOC_0><LOC_7><LOC_1023><LOC_1024><LOC_END>, <LOC_5> there"
+    ids, roles = CHAT.encode((Turn("human", (plan,)), Turn("gpt", (Located(plan), ".", Undrawn()))), [], 4, 900)
+    assert decoded(ids).count(plan) == 2
+    vocab = CHAT.vocab
+    special = [vocab.phrase_begin, vocab.phrase_end, vocab.box_begin]
+    special += [vocab.location_first + number for number in (0, 7, 1023, 1024)] + [vocab.box_end, vocab.location_first + 5]
+    special += [vocab.image_elsewhere, vocab.end_turn]
+    own = {*special, *SPECIAL}
+    answer = ids[roles == Role.ANSWER].tolist()
+    assert [number for number in answer if number in own] == special
+    asked = ids[: len(ids) - len(answer)].tolist()
+    assert not own - {vocab.end_turn} & set(asked) - {vocab.bos, vocab.start_header, vocab.end_header}
+
+
+def test_words_around_coordinates_are_read_in_one_piece() -> None:
+    """Where a marked text begins makes no difference to the words."""
+    one, _ = CHAT.encode((Turn("gpt", (Located("I see a cat <LOC_5> here"),)),), [], 4, 900)
+    other, _ = CHAT.encode((Turn("gpt", ("I see", Located(" a c"), "at ", Located("<LOC_5>"), " here")),), [], 4, 900)
+    assert one.tolist() == other.tolist()
+    spaced, _ = CHAT.encode((Turn("gpt", (Located("\n I see a cat <LOC_5> here "),)),), [], 4, 900)
+    assert spaced.tolist() == one.tolist()
+
+
+@pytest.mark.parametrize("mark", ["<LOC_1025>", "<LOC_-1>", "<LOC_007>", "<LOC_0.5>", "<LOC_START>"])
+def test_what_is_no_coordinate_is_refused(mark: str) -> None:
+    with pytest.raises(RowError, match=f"^{mark} is no coordinate: they are whole numbers, <LOC_0> ... <LOC_1024>$"):
+        CHAT.encode((Turn("gpt", (Located(f"cat {mark}"),)),), [], 4, 900)
+
+
+def test_pictures_to_read_and_references() -> None:
+    parts = (ImageSlot("image", "x.png"), " and ", ImageSlot("image_gen_enc", "x.png"), ImageSlot("image", "y.png"), " ?")
+    ids, roles = CHAT.encode((Turn("human", parts), Turn("gpt", ("Yes",))), [], 4, 900, [3, 2])
+    assert (
+        decoded(ids)
+        .partition("user<|end_header_id|>")[2]
+        .startswith(
+            "\n\n"
+            + "<|reserved_token_9|>" * 3
+            + " and "
+            + "<|reserved_token_6|>" * 4
+            + "<|reserved_token_9|>" * 2
+            + " ?<|eot_id|>"
+        )
+    )
+    assert ((roles == Role.FEATURE) == (ids == CHAT.vocab.image_features)).all() and (roles == Role.FEATURE).sum() == 5
+    assert ((roles == Role.REFERENCE) == (ids == CHAT.vocab.image_reference)).all() and (roles == Role.REFERENCE).sum() == 4
+
+
+def test_coordinates_must_follow_each_other(tmp_path: Path) -> None:
+    about = json.loads(TOKENIZER.read_text())
+    about["added_tokens"] = [token for token in about["added_tokens"] if token["content"] != "<LOC_1024>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match=r"the ids of <LOC_0> \.\.\. <LOC_1024> do not follow each other"):
+        ChatTokenizer(load_tokenizer(tmp_path / "tokenizer.json"), "x")
 
 
 def test_a_tokenizer_file_that_is_none(tmp_path: Path) -> None:

@@ -1,36 +1,14 @@
 """The report: one page that stands alone, escapes what it is given, and leaves out what it was not given."""
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pages import parsed
 from unmask.demo.reading import Score
 from unmask.demo.report import ASPECTS, DemoReport, Item, contact_sheet, summarise, write_report
-
-VOID = {"meta", "img", "br", "link", "input", "line", "path", "polyline"}
-
-
-class _Page(HTMLParser):
-    """Checks that tags close in order, and collects them with their attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def _items(count: int, mark: Score, grey: int) -> list[Item]:
@@ -53,16 +31,9 @@ def _report() -> DemoReport:
     )
 
 
-def _parsed(path: Path) -> tuple[str, _Page]:
-    text, page = path.read_text(encoding="utf-8"), _Page()
-    page.feed(text)
-    assert page.open == []
-    return text, page
-
-
 def test_page_stands_alone(tmp_path: Path) -> None:
     write_report(tmp_path / "deep" / "report.html", _report())
-    text, page = _parsed(tmp_path / "deep" / "report.html")
+    text, page = parsed(tmp_path / "deep" / "report.html")
     sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     assert len(sources) == 10 + 8 + 5
     assert all(source and source.startswith("data:image/png;base64,") for source in sources)
@@ -72,7 +43,7 @@ def test_page_stands_alone(tmp_path: Path) -> None:
 
 def test_page_says_what_was_given(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", _report())
-    text, page = _parsed(tmp_path / "report.html")
+    text, page = parsed(tmp_path / "report.html")
     assert "Of 10 captions that training never showed, 10 became" in text
     for words in (*ASPECTS, "5.000 at step 0", "12 min 5 s", "3.2 s", "2 h 1 min", "trained model", "untrained model", "100 %"):
         assert words in text
@@ -84,7 +55,7 @@ def test_page_says_what_was_given(tmp_path: Path) -> None:
 
 def test_chart_stays_in_its_frame_and_can_be_read(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", _report())
-    text, page = _parsed(tmp_path / "report.html")
+    text, page = parsed(tmp_path / "report.html")
     lines = [attrs["points"] for tag, attrs in page.tags if tag == "polyline"]
     assert len(lines) == 2 and "nan" not in text
     for line in lines:
@@ -96,7 +67,7 @@ def test_chart_stays_in_its_frame_and_can_be_read(tmp_path: Path) -> None:
 
 def test_empty_sections_are_left_out(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", DemoReport([], [], [], {}, {}, title="A < B"))
-    text, _ = _parsed(tmp_path / "report.html")
+    text, _ = parsed(tmp_path / "report.html")
     assert "<title>A &lt; B</title>" in text
     assert not any(words in text for words in ("<svg", "Held-out", "unmasked", "commands", "Timings"))
 
@@ -104,7 +75,7 @@ def test_empty_sections_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("losses", [[(0, 2.0)], [(5, 0.0), (6, 0.0)], [(1, -1.0), (2, 3.0)]])
 def test_unusual_losses_are_drawn(tmp_path: Path, losses: list[tuple[int, float]]) -> None:
     write_report(tmp_path / "report.html", DemoReport(losses, [], [], {}, {}))
-    assert "<svg" in _parsed(tmp_path / "report.html")[0]
+    assert "<svg" in parsed(tmp_path / "report.html")[0]
 
 
 def test_summarise_counts_colour_and_shape_by_object() -> None:

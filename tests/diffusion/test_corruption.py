@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.golden_folder import FOLDER, needs_golden
+from unmask.config import FieldError
 from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws, mask_ratio
 
 
@@ -60,3 +61,36 @@ def test_mean_mask_ratio(policy: str, mean: float) -> None:
     ratios = np.array([mask_ratio(policy, rng) for _ in range(20_000)])  # type: ignore[arg-type]
     assert abs(ratios.mean() - mean) < 0.006
     assert ratios.min() >= 1e-3 and ratios.max() <= 1.0
+
+
+def test_a_plan_that_stays_visible() -> None:
+    """At the rate, and only where there are codes to learn from; every other number of the noise stays what it was."""
+    visible = 0
+    for seed in range(400):
+        plain = draw_noise(9, 5, CorruptionConfig(), np.random.default_rng(seed))
+        often = draw_noise(9, 5, CorruptionConfig(), np.random.default_rng(seed), 0.8)
+        assert often.code_mask_C.tolist() == plain.code_mask_C.tolist() and plain.text_mask_K.any()
+        assert often.text_mask_K.tolist() == plain.text_mask_K.tolist() or not often.text_mask_K.any()
+        assert (often.prompt_dropped, often.references_dropped) == (plain.prompt_dropped, plain.references_dropped)
+        visible += not often.text_mask_K.any()
+        assert draw_noise(9, 0, CorruptionConfig(), np.random.default_rng(seed), 1.0).text_mask_K.any()
+    assert 0.74 < visible / 400 < 0.86
+
+
+def test_references_are_dropped_on_their_own() -> None:
+    """At their rate, whether the prompt is dropped or not; the rate changes nothing else."""
+    both = np.zeros((2, 2))
+    for seed in range(2000):
+        noise = draw_noise(3, 4, CorruptionConfig(prompt_drop=0.4), np.random.default_rng(seed))
+        never = draw_noise(3, 4, CorruptionConfig(prompt_drop=0.4, reference_drop=0.0), np.random.default_rng(seed))
+        assert not never.references_dropped and never.prompt_dropped == noise.prompt_dropped
+        assert never.code_mask_C.tolist() == noise.code_mask_C.tolist()
+        both[int(noise.prompt_dropped), int(noise.references_dropped)] += 1
+    assert abs(both / 2000 - [[0.3, 0.3], [0.2, 0.2]]).max() < 0.035
+
+
+@pytest.mark.parametrize("name", ["prompt_drop", "reference_drop"])
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_rates_are_shares(name: str, rate: float) -> None:
+    with pytest.raises(FieldError, match=f"is a share of the samples, 0 to 1, not {rate}"):
+        CorruptionConfig(**{name: rate})  # type: ignore[arg-type]

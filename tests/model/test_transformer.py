@@ -139,3 +139,15 @@ def test_vision_tokens() -> None:
     encoder = VisionEncoder(config, 32)
     assert encoder(torch.randn(2, 3, 98, 98)).shape == (2, 9, 32)
     assert micro_config().vision is None
+
+
+def test_a_sample_without_tokens_of_a_tower() -> None:
+    """Every row of the mask has a key, so that no engine divides by nothing; its slots are read by nobody."""
+    segments = Segments.build([torch.arange(3), torch.empty(0, dtype=torch.long), torch.arange(3, 5)])
+    assert segments.keys_SL is not None and segments.keys_SL.any(1).all()
+    assert segments.keys_SL.sum(1).tolist() == [3, 1, 2]
+    x = torch.randn(5, 2, 8, requires_grad=True)
+    out = attend(x, x, x, segments)
+    assert torch.equal(out, attend(x, x, x, Segments.build([torch.arange(3), torch.arange(3, 5)])))
+    out.sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all()

@@ -17,16 +17,8 @@ import pytest
 
 from unmask.errors import ConfigError, StorageError, UnmaskError
 from unmask.storage import object_store
-from unmask.storage.object_store import (
-    AccessDenied,
-    BadRequest,
-    NotFound,
-    ObjectError,
-    ObjectStore,
-    ServerFault,
-    TimedOut,
-    TooLarge,
-)
+from unmask.storage.faults import AccessDenied, BadRequest, NotFound, ObjectError, ServerFault, TimedOut, TooLarge, diagnose
+from unmask.storage.object_store import ObjectStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from s3_server import S3Server, find_rclone, serve_s3
@@ -265,7 +257,7 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_the_client_says_becomes_a_typed_error(text: str, kind: type[ObjectError], what: str) -> None:
-    said, _, found = object_store._diagnose(Exception(text), text)
+    said, _, found = diagnose(Exception(text), 5, 30)
     assert found is kind and what in said and "abc" not in said
 
 

@@ -4,7 +4,6 @@ import csv
 import datetime
 import gzip
 import io
-import json
 import multiprocessing
 import os
 import pickle
@@ -24,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.errors import DataError
-from unmask.storage import record_files, tables
-from unmask.storage.record_files import CsvFile
+from unmask.storage import records_csv, records_parquet, tables
+from unmask.storage.records_csv import CsvFile
 from unmask.storage.tables import RecordTable, open_table
 
 WHERE = "data.yaml:7"
@@ -123,15 +122,15 @@ def test_batches_are_even_and_rows_found_across_them(tmp_path: Path, cache: Path
     expected = [n * 5000 + k for n in (1, 2, 3) for k in range(n * 700)]
     assert [table.row(index)["n"] for index in range(table.num_rows)] == expected
     assert np.array_equal(table.column("n"), expected)
-    assert json.loads((table.path / "table.json").read_text())["batch_starts"] == [0, 1000, 2000, 3000, 4000]
+    assert np.load(table.path / "starts.npy").tolist() == [0, 1000, 2000, 3000, 4000]
     assert table.source(2100) == (paths[2], 0) and table.source(2099) == (paths[1], 1399)
 
 
 def test_long_rows_make_short_batches(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (tables, record_files):
+    for module in (tables, records_parquet):
         monkeypatch.setattr(module, "BATCH_BYTES", 5000)
     table = open_table([write_parquet(tmp_path, "a.parquet", {"b": [b"x" * 1000] * 50})], None, (), cache)
-    assert len(json.loads((table.path / "table.json").read_text())["batch_starts"]) >= 10
+    assert len(np.load(table.path / "starts.npy")) >= 10
     assert table.row(49) == {"b": b"x" * 1000}
 
 
@@ -175,11 +174,13 @@ def test_files_that_are_not_there(tmp_path: Path, cache: Path) -> None:
     write(tmp_path, "train.csv", "a\n1\n")
     text = fails([str(tmp_path / "trian.csv")], None, cache)
     assert text == f"{WHERE}: {tmp_path}/trian.csv does not exist; did you mean 'train.csv'?"
-    assert "nor does its folder" in fails([str(tmp_path / "no" / "x.csv")], None, cache)
+    text = fails([str(tmp_path / "no" / "such" / "x.csv")], None, cache)
+    assert text.endswith(f"does not exist, nor does its folder; check the path; '{tmp_path}' is there")
+    (tmp_path / "records").mkdir()
+    assert fails([str(tmp_path / "recrods" / "x.csv")], None, cache).endswith(f"'{tmp_path}' is there; did you mean 'records'?")
     (tmp_path / "d.csv").mkdir()
     assert "is a folder" in fails([str(tmp_path / "d.csv")], None, cache)
-    assert "known: .parquet, .csv, .tsv, .csv.gz, .tsv.gz" in fails([write(tmp_path, "x.xlsx", "")], None, cache)
-    assert "not on a local disk" in fails(["s3://bucket/x.parquet"], None, cache)
+    assert "known: .parquet, .csv, .tsv, .json, .jsonl, .csv.gz, .csv.zst," in fails([write(tmp_path, "x.xlsx", "")], None, cache)
     assert "names no record file" in fails([], None, cache)
 
 
@@ -276,7 +277,7 @@ def test_what_a_writer_writes_is_read(rows: list[tuple[str, str]], comma: str, c
     writer.writerow(["first", "second"])
     writer.writerows(rows)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(record_files, "_READ_BYTES", chunk)
+        patch.setattr(records_csv, "_READ_BYTES", chunk)
         path = write(Path(folder), "a.tsv" if comma == "\t" else "a.csv", out.getvalue())
         file = CsvFile(path, None)
         kinds = dict.fromkeys(file.names, pa.string())
@@ -285,7 +286,7 @@ def test_what_a_writer_writes_is_read(rows: list[tuple[str, str]], comma: str, c
     assert found == ([(a or None, b or None) for a, b in rows] if sparse else rows)
 
 
-@given(st.lists(st.from_regex(record_files._FLOAT, fullmatch=True), min_size=1, max_size=5))
+@given(st.lists(st.from_regex(records_csv._FLOAT, fullmatch=True), min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_every_number_that_is_recognised_is_read(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -332,7 +333,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path, cache: Path, monkeypatch: pytes
     at = text.index(b"row 777")
     path = write(tmp_path, "a.csv", text[:at] + b"caf\xe9" + text[at:])
     for chunk in (5, 1000, 1 << 20):
-        monkeypatch.setattr(record_files, "_READ_BYTES", chunk)
+        monkeypatch.setattr(records_csv, "_READ_BYTES", chunk)
         assert fails([path], None, cache, None) == f"{path}:779: bytes that are not UTF-8; save the file as UTF-8"
     assert ":1: bytes that are not UTF-8" in fails([write(tmp_path, "b.csv", "a,b\n1,2\n".encode("utf-16"))], None, cache)
     assert ":3: bytes that are not UTF-8" in fails([write(tmp_path, "c.csv", b"a,b\n1,2\n3,\xc3")], None, cache)
@@ -354,7 +355,7 @@ def test_literal_quotes_inside_unquoted_fields_are_text(tmp_path: Path) -> None:
 @given(st.text(st.sampled_from('a,"\n\r'), max_size=14), st.integers(1, 4))
 @settings(max_examples=300, deadline=None)
 def test_the_quick_check_never_passes_what_the_strict_reader_refuses(text: str, chunk: int) -> None:
-    check, data = record_files._QuoteCheck(","), text.encode()
+    check, data = records_csv._QuoteCheck(","), text.encode()
     for start in range(0, len(data), chunk):
         check.feed(data[start : start + chunk])
     try:

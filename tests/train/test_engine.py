@@ -1,19 +1,26 @@
 """Whole runs: the order of everything is fixed by the seed, and a killed run goes on as if nothing had been."""
 
 import json
+import os
+import re
 import signal
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
 
+from tests.faulty_proxy import faulty_proxy
 from tests.runs import losses, start, write_run
-from unmask.errors import CheckpointError, ConfigError, FaultBudgetError, TrainingError
+from tests.s3_server import find_rclone, serve_s3
+from unmask.errors import CheckpointError, ConfigError, DataError, FaultBudgetError, TrainingError, UnmaskError
 from unmask.model.weights import native
+from unmask.storage.faults import Outage
+from unmask.storage.fetch import FetchConfig
 from unmask.train.config import load_stage
-from unmask.train.engine import train
+from unmask.train.engine import prepare, train
 
 QUIET = Console(quiet=True)
 
@@ -99,6 +106,21 @@ def test_the_data_changed(stage_file: Path, tmp_path: Path) -> None:
         run(stage_file, tmp_path / "run", "steps=6", f"data={changed}")
 
 
+def test_a_record_file_changed(tmp_path: Path) -> None:
+    """The file, its rows and its content are named; a touched file is the same data."""
+    stage_file = write_run(tmp_path / "own")
+    run(stage_file, tmp_path / "run", "steps=3")
+    path = stage_file.parent / "data" / "rows.parquet"
+    os.utime(path)
+    run(stage_file, tmp_path / "run", "steps=4")
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(CheckpointError) as caught:
+        run(stage_file, tmp_path / "run", "steps=6")
+    assert re.search(
+        r"the data has changed since: 0:\w+\.files\.0: .*rows\.parquet: \d+ rows, content \w{12}.* -> ", str(caught.value)
+    )
+
+
 def test_another_model(stage_file: Path, tmp_path: Path) -> None:
     run(stage_file, tmp_path / "run", "steps=3")
     model = tmp_path / "other.yaml"
@@ -174,3 +196,54 @@ def test_user_mistakes(stage_file: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="more than one process is not built yet"):
         run(stage_file, tmp_path / "e")
+
+
+@pytest.mark.skipif(find_rclone() is None, reason="rclone is not installed")
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        ("503", Outage, "storage does not answer: s3://data at {endpoint} gave nothing within 2 s"),
+        ("403", DataError, "101 rows one after another cannot be used; .*access is denied"),
+    ],
+)
+def test_storage_that_fails_stops_the_run_and_the_same_command_goes_on(
+    stage_file: Path, tmp_path: Path, status: str, kind: type[UnmaskError], says: str
+) -> None:
+    """Nothing is replaced while storage is away: the losses are bit for bit those of a run that had no trouble."""
+    rows = stage_file.parent / "data"
+    with serve_s3(stage_file.parent) as server, faulty_proxy(server.endpoint) as proxy:
+        options = "".join(f"      {name}: '{value}'\n" for name, value in proxy.options(server.options).items())
+        text = (rows / "data.yaml").read_text().replace("json_path: ", f"json_path: {rows}/")
+        storage = f"    image_root: s3://data\n    storage_options:\n{options}"
+        data = tmp_path / "data.yaml"
+        data.write_text(
+            text.replace("    length_group: one\n", "    length_group: one\n" + storage).replace(
+                "    length_group: two\n", "    length_group: two\n" + storage
+            )
+        )
+        overrides = (f"data={data}", "loader.fetch_seconds=2", "steps=10")
+        expected = run(stage_file, tmp_path / "whole", *overrides)
+        proxy.down_after, proxy.down_with = proxy.seen.total() // 2, status
+        proxy.seen.clear()
+        with pytest.raises(kind, match=says.format(endpoint=proxy.endpoint)):
+            run(stage_file, tmp_path / "run", *overrides)
+        done = losses(tmp_path / "run")
+        assert 1 < len(done) < 10 and native.find(tmp_path / "run").name == f"step-{len(done):08d}"
+        proxy.down_after, proxy.down = None, False
+        proxy.seen.clear()
+        assert run(stage_file, tmp_path / "run", *overrides) == expected
+        assert (tmp_path / "run" / "faults.jsonl").read_text() == ""
+
+
+def test_how_pictures_are_fetched_is_said_in_the_stage_file(stage_file: Path, tmp_path: Path) -> None:
+    stage = load_stage(
+        stage_file, [f"out={tmp_path}", "loader.fetch_seconds=7", f"loader.image_cache={tmp_path}/c", "loader.image_cache_gb=0.5"]
+    )
+    recipe = prepare(stage, QUIET).loader._recipe
+    assert recipe.fetch == FetchConfig(
+        seconds=7, cache=tmp_path / "c", cache_bytes=500_000_000, archives=stage.loader.cache.expanduser() / "archives"
+    )
+    assert recipe.total_steps == stage.steps
+    for name in ("fetch_seconds", "image_cache_gb"):
+        with pytest.raises(ConfigError, match=f"{name}.*must be above 0, not 0"):
+            load_stage(stage_file, [f"loader.{name}=0"])

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the input is wrong, 2 the command line is wrong, 3 stopped
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,11 +16,15 @@ from unmask.errors import UnmaskError
 
 COMMANDS = {
     "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
-    "data": "look at a data file: check every key, file and column; show a row at every stop",
+    "data": "look at a data file: check, show, stats, bench, order",
     "prepare": "turn a public data set, or your own, into record files",
     "train": "train a stage, or go on where it stopped",
+    "convert": "import published weights, build the starting point of stage 1, export",
     "generate": "draw pictures from captions",
 }
+
+_AGAIN = {"train": "goes on from the last checkpoint", "demo": "goes on from the last checkpoint"}
+"""What a command that was stopped does when it is given again."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,11 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     try:
         options.run(options, console)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough: `unmask data order ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnmaskError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last checkpoint\n")
+        sys.stderr.write(f"stopped; the same command {_AGAIN.get(options.command, 'starts anew')}\n")
         return 3
     return 0

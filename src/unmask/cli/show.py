@@ -1,104 +1,181 @@
-"""`unmask data show`: one row at every stop, from its columns to its masked picture."""
+"""Rows at every stop of the corridor: columns, conversation, tokens, pixels as cropped and as masked, boxes drawn on their pictures.
+
+  unmask data show config/data/mine.yaml --row 17
+  unmask data show config/data/mine.yaml --entry coyo --rows 0:8 --html rows.html      a page that stands alone
+  unmask data show config/data/mine.yaml --draw 'default#4711' --stage runs/s2-256/stage.yaml
+  unmask data show config/data/mine.yaml --row 17 --png row.png
+
+--row and --rows count the rows of the entry's record files, filters aside. --draw makes the very sample that a run has seen under that
+name in its faults.jsonl or in `unmask data order`: take the settings of the run with --stage, or give --seed, --size and --model. If a
+row goes no further than some stop, the reason is an error and the exit code 1; the stops before it are shown.
+"""
 
 import argparse
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from unmask.data.encode import EncodingConfig
-from unmask.data.order import Draw
-from unmask.data.records import Dataset, Mixture
-from unmask.data.sample import SampleBuilder
-from unmask.data.tokenize import Role, TokenSample
-from unmask.diffusion.corruption import CorruptionConfig, draw_noise
-from unmask.errors import ConfigError, did_you_mean
-from unmask.model.config import ModelConfig
-from unmask.randomness import keyed_generator
-from unmask.storage.hub import locate
-from unmask.storage.object_store import ObjectStore
-from unmask.train.config import load_model_config
+from unmask.cli import data_file
+from unmask.cli.data_file import open_mixture
+from unmask.data.tokenize import ChatTokenizer, Role, TokenSample
 
-STYLES = {Role.PROMPT: "cyan", Role.ANSWER: "bold green", Role.PICTURE: "bold magenta"}
-GREY = 190
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from unmask.cli.show_walk import Corridor, Walk
+
+STYLES = {
+    Role.PROMPT: "cyan",
+    Role.ANSWER: "bold green",
+    Role.PICTURE: "bold magenta",
+    Role.FEATURE: "yellow",
+    Role.REFERENCE: "blue",
+}
+LEGEND = "prompt (seen)  answer (text target)  picture (code targets)  feature, reference (seen)"
+TEXT_ROLES = (Role.PROMPT, Role.ANSWER)
+"""Roles whose tokens are words; runs of others are shown as one."""
 
 
-def show_row(mixture: Mixture, options: argparse.Namespace, console: Console) -> None:
-    """Print a row at every stop; write its picture if asked."""
-    dataset = _entry(mixture, options.entry)
-    if not 0 <= options.row < dataset.table.num_rows:
-        raise ConfigError(f"--row {options.row} is outside 0...{dataset.table.num_rows - 1} of data set '{dataset.spec.label}'")
-    model = load_model_config(options.model)
-    size = options.size or (64 if model.name == "tiny" else 256)
-    factor = model.image_tokenizer.factor
-    encoding = EncodingConfig(
-        tokenizer=locate(model.tokenizer, "tokenizer.json"), image_size=size, picture_tokens=(size // factor) ** 2
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which rows, of which run, and where to."""
+    data_file.add_arguments(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--row", type=int, default=0, help="row of the entry's record files, from 0 (default 0)")
+    which.add_argument("--rows", metavar="A:B", help="several rows, from A up to B, which is not among them")
+    which.add_argument("--draw", metavar="GROUP#N", help="the sample that a run makes of draw N of a group")
+    parser.add_argument("--entry", help="name of the data set (default: the first)")
+    parser.add_argument(
+        "--stage", type=Path, help="stage file of a run, e.g. runs/s2-256/stage.yaml: its model, size, seed and noise"
     )
-    builder = SampleBuilder(mixture, encoding)
-    record = dataset.at_row(options.row)
-    draw = Draw(dataset.spec.length_group, options.row)
-    conversation = builder.conversation(dataset, record, draw)
-    store = ObjectStore({**mixture.spec.storage_options, **dataset.spec.storage_options})
-    blobs = [store.get(slot.url) for slot in conversation.images()]
-    sample = builder.encoder.encode(mixture, draw, record.source, conversation, blobs)
-
-    console.rule("columns")
-    console.print(record.describe(), markup=False)
-    console.rule("conversation")
-    console.print_json(json.dumps(conversation.to_llava(markers=True), ensure_ascii=False))
-    console.rule(Text(f"tokens: {sample.describe()}"))
-    console.print(_coloured(builder, sample))
-    console.rule("pixels: as cropped, and with its codes masked")
-    masked = _masked(sample, model, size, options.seed)
-    for picture, hidden in zip(sample.pictures, masked, strict=True):
-        both = np.concatenate([picture, np.full((size, 4, 3), 255, np.uint8), hidden], axis=1)
-        console.print(_half_blocks(Image.fromarray(both), console.width))
-        if options.png:
-            Image.fromarray(both).save(options.png)
-            console.print(f"written: {options.png}")
+    parser.add_argument("--model", help="whose tokenizers to use (default: of the stage, else tiny)")
+    parser.add_argument(
+        "--size", type=int, help="side of the picture in pixels (default: of the stage, else 64 for tiny and 256)"
+    )
+    parser.add_argument("--seed", type=int, help="of crop and masks (default: of the stage, else 0)")
+    parser.add_argument("--html", type=Path, help="write a page instead")
+    parser.add_argument("--png", type=Path, help="also write the picture of the last row, as cropped and as masked")
 
 
-def _entry(mixture: Mixture, name: str | None) -> Dataset:
-    named = {dataset.spec.label: dataset for dataset in reversed(mixture.datasets)}
-    if name is None:
-        return mixture.datasets[0]
-    if name not in named:
-        raise ConfigError(f"there is no data set '{name}'", where=mixture.spec.where, fix=did_you_mean(name, named))
-    return named[name]
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Walk the rows; print them or write a page."""
+    from unmask.cli.data_check import Findings  # noqa: PLC0415  (`--help` and `check` stay quick)
+    from unmask.cli.show_page import write_rows_page  # noqa: PLC0415
+    from unmask.cli.show_walk import Corridor, chosen_draw, chosen_entry, chosen_rows, settings  # noqa: PLC0415
+
+    how = settings(options)
+    mixture = open_mixture(options, how.seed, how.mode)
+    if options.draw:
+        draw = chosen_draw(mixture, options.draw)
+        corridor = Corridor(mixture, how)
+        walks = [corridor.draw(draw)]
+    else:
+        dataset = chosen_entry(mixture, options.entry)
+        rows = chosen_rows(dataset, options.rows, options.row)
+        corridor = Corridor(mixture, how)
+        walks = [corridor.row(dataset, row) for row in rows]
+    if options.html:
+        with data_file.written(options.html):
+            write_rows_page(options.html, str(options.file), corridor, walks)
+        console.print(f"written: {options.html}", soft_wrap=True)
+    else:
+        for walk in walks:
+            print_walk(walk, corridor, console)
+    if options.png:
+        _write_png(walks[-1], options.png, console)
+    errors = [walk.error for walk in walks if walk.error is not None]
+    if errors:
+        raise Findings(errors)
 
 
-def _coloured(builder: SampleBuilder, sample: TokenSample) -> Text:
-    text = Text()
-    run = 0
-    for number, role in zip(sample.ids_L.tolist(), sample.roles_L.tolist(), strict=True):
-        if role == Role.PICTURE:
-            run += 1
-            continue
-        if run:
-            text.append(f"[{run} picture tokens]", STYLES[Role.PICTURE])
-            run = 0
-        text.append(builder.encoder.chat.pretty(number).replace("\n", "\\n"), STYLES[Role(role)])
-        text.append("|", "dim")
-    legend = "\nprompt (seen)  answer (text target)  picture (code targets)"
-    text.append(legend, "dim")
-    return text
+def print_walk(walk: "Walk", corridor: "Corridor", console: Console) -> None:
+    """One row, stop by stop."""
+    for fault in walk.replaced:
+        console.print(Text(f"replaced: {fault.source}: {fault.what}"), soft_wrap=True)
+    console.rule(Text(f"columns: {walk.record.source}"))
+    console.print(walk.record.describe(), markup=False)
+    if walk.conversation is not None:
+        console.rule("conversation")
+        console.print_json(json.dumps(walk.conversation.to_llava(markers=True), ensure_ascii=False))
+    _print_boxes(walk, console)
+    if walk.sample is not None and walk.noise is not None:
+        console.rule(Text(f"tokens: {walk.sample.describe()}"))
+        console.print(_coloured(corridor.builder.encoder.chat, walk.sample))
+        console.rule("pixels: as cropped, and with its codes masked")
+        for image in side_by_side(walk):
+            console.print(_half_blocks(image, console.width))
 
 
-def _masked(sample: TokenSample, model: ModelConfig, size: int, seed: int) -> list[np.ndarray]:
-    """The pictures with the codes grey that a training step would mask."""
-    factor = model.image_tokenizer.factor
-    side = size // factor
-    noise = draw_noise(0, len(sample.pictures) * side * side, CorruptionConfig(), keyed_generator(seed, sample.draw, "noise"))
-    masks = noise.code_mask_C.reshape(-1, side, side).repeat(factor, 1).repeat(factor, 2)
+def side_by_side(walk: "Walk") -> list["Image.Image"]:
+    """Each picture to draw, as cropped and as masked."""
+    import numpy as np  # noqa: PLC0415  (`--help` and `check` stay quick)
+    from PIL import Image  # noqa: PLC0415
+
+    pictures = walk.sample.pictures if walk.sample is not None else ()
     return [
-        np.where(mask[..., None], GREY, picture).astype(np.uint8) for mask, picture in zip(masks, sample.pictures, strict=True)
+        Image.fromarray(np.concatenate([picture, np.full((picture.shape[0], 4, 3), 255, np.uint8), hidden], axis=1))
+        for picture, hidden in zip(pictures, walk.masked, strict=True)
     ]
 
 
-def _half_blocks(image: Image.Image, columns: int) -> Text:
+def _print_boxes(walk: "Walk", console: Console) -> None:
+    from unmask.cli.boxes import draw_boxes  # noqa: PLC0415  (`--help` and `check` stay quick)
+
+    for seen in walk.seen:
+        if seen.image is None or not seen.boxes:
+            continue
+        console.rule(Text(f"boxes on {seen.url}"))
+        for box in seen.boxes:
+            corners = ", ".join(f"{corner:.0f}" for corner in box.pixels(*seen.image.size))
+            console.print(Text(f"{box.phrase or '(no phrase)'}: {corners} px"))
+        console.print(_half_blocks(draw_boxes(seen.image, seen.boxes, side=min(512, 2 * console.width)), console.width))
+
+
+def _write_png(walk: "Walk", path: Path, console: Console) -> None:
+    """The pictures of a row in one file, one below the other."""
+    from PIL import Image  # noqa: PLC0415  (`--help` and `check` stay quick)
+
+    from unmask.cli.boxes import draw_boxes  # noqa: PLC0415
+
+    pictures = [draw_boxes(seen.image, seen.boxes) for seen in walk.seen if seen.image is not None and seen.boxes]
+    pictures += side_by_side(walk)
+    if not pictures:
+        return
+    sheet = Image.new("RGB", (max(image.width for image in pictures), sum(image.height for image in pictures)), "white")
+    top = 0
+    for image in pictures:
+        sheet.paste(image, (0, top))
+        top += image.height
+    with data_file.written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, "PNG")
+    console.print(f"written: {path}", soft_wrap=True)
+
+
+def _coloured(chat: ChatTokenizer, sample: TokenSample) -> Text:
+    text = Text()
+    run = 0
+    before = Role.PROMPT
+    for number, role in zip([*sample.ids_L.tolist(), None], [*sample.roles_L.tolist(), Role.PROMPT], strict=True):
+        if run and role != before:
+            text.append(f"[{run} {before.name.lower()} tokens]", STYLES[before])
+            run = 0
+        before = Role(role)
+        if before not in TEXT_ROLES:
+            run += 1
+        elif number is not None:
+            text.append(chat.pretty(number).replace("\n", "\\n"), STYLES[before])
+            text.append("|", "dim")
+    text.append(f"\n{LEGEND}", "dim")
+    return text
+
+
+def _half_blocks(image: "Image.Image", columns: int) -> Text:
     """A picture in a terminal: each character is two pixels, one above the other."""
+    import numpy as np  # noqa: PLC0415  (`--help` and `check` stay quick)
+
     width = min(columns - 1, image.width)
     height = max(2, round(image.height * width / image.width) // 2 * 2)
     pixels = np.asarray(image.resize((width, height)))

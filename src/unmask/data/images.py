@@ -24,7 +24,11 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "J
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 
-_PIECE = 32_768
+DecodeMode = Literal["draft", "exact", "fast"]
+_FINENESS: dict[DecodeMode, int | None] = {"exact": None, "draft": 2, "fast": 1}
+"""How many times the target a JPEG's shortest side stays at least when it is scaled while it is decoded; None: it is not."""
+
+_PIECE = 16_384
 
 Image.init()
 _KNOWN = tuple(name for name in FORMATS if name in Image.OPEN)
@@ -92,7 +96,8 @@ class Cropped:
     def _moments(self) -> tuple[float, float]:
         """Mean and standard deviation of the luminance, piece by piece so that the work stays in the processor's cache."""
         pixels_N3 = self.pixels_HW3.reshape(-1, 3)
-        shift = np.float32(pixels_N3[:_PIECE].mean(axis=0) @ LUMINANCE)  # near the mean: squares of what is left stay exact
+        some_N3 = pixels_N3[:: max(1, len(pixels_N3) // 256)]
+        shift = np.float32(some_N3.mean(axis=0) @ LUMINANCE)  # near the mean: squares of what is left stay exact
         total = squares = 0.0
         for start in range(0, len(pixels_N3), _PIECE):
             above_N = pixels_N3[start : start + _PIECE].astype(np.float32) @ LUMINANCE - shift
@@ -115,7 +120,7 @@ def decode(
     *,
     target: int | None,
     max_pixels: int = MAX_PIXELS,
-    mode: Literal["draft", "exact"] = "draft",
+    mode: DecodeMode = "draft",
     where: str | None = None,
 ) -> Decoded:
     """A picture as RGB, upright; transparency over white, 16 bits cut to 8, the first frame of an animation.
@@ -125,7 +130,8 @@ def decode(
         target: the shortest side in pixels that is wanted in the end; None for the full size.
         max_pixels: the bound on width x height, checked before decoding.
         mode: `draft` lets a JPEG be scaled by 2, 4 or 8 while it is decoded, as long as its shortest side stays at least
-            twice `target`; `exact` decodes everything.
+            twice `target`; `fast`, as long as it stays at least `target`; `exact` decodes everything. What is refused, and
+            `original_size`, do not depend on it.
         where: the picture's address, for the error.
 
     Raises:
@@ -135,7 +141,8 @@ def decode(
         raise EmptyImage("the file is empty", where=where)
     try:
         with warnings.catch_warnings(action="ignore"):
-            return _decode(data, 2 * target if target is not None and mode == "draft" else None, max_pixels, where)
+            fineness = _FINENESS[mode]
+            return _decode(data, None if target is None or fineness is None else fineness * target, max_pixels, where)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -266,3 +273,30 @@ def _from_16_bits(image: Image.Image, where: str | None) -> Image.Image:
     if grey_HW.min() < 0 or grey_HW.max() > 65535:
         raise BrokenImage("has 32-bit pixels, whose range is not known", where=where)
     return Image.fromarray(((grey_HW * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def padded(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture in the middle of a square of one colour, as large as its longest side."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def pad_to_square(image: Image.Image, size: int, reducing_gap: float | None = None) -> np.ndarray:
+    """uint8 pixels [size, size, 3] of the whole picture, padded with black and resized (bicubic, as the published editing does).
+
+    Args:
+        image: mode RGB.
+        size: the side in pixels.
+        reducing_gap: how many times larger than needed a picture may stay when it is first shrunk by a whole number; None: it is not.
+    """
+    square = padded(image, (0, 0, 0))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=reducing_gap))
+
+
+def without_geometry(conditions: str) -> str:
+    """The micro-conditions of a picture that was padded, not cropped: light and scores alone (model.md 3.3)."""
+    return "; ".join(conditions.split("; ")[4:])

@@ -1,10 +1,12 @@
 """Batches in the order of the draws, from worker processes that may die; faults counted against a budget.
 
 What a step holds is decided by `Order` alone. Workers only build what they are told to, so their number, and a worker that is killed and
-replaced, change nothing but the time it takes. They hand over batches in files and only their names through the pool's pipe, which all of
-them share: a worker that is killed with half a batch in it would leave the others, and the run, waiting for the rest for ever.
+replaced, change nothing but the time it takes. Each takes every n-th piece of work and is told the next ones with it, whose pictures it asks
+for before it decodes the present ones: small micro-batches from a distant store come as fast as large ones. Workers hand over batches in
+files and only their names through a pipe: one that is killed with half a batch in it would leave the run waiting for the rest for ever.
 """
 
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -16,11 +18,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from unmask.data.batch import Batch
 from unmask.data.order import Draw, Order, OrderState
 from unmask.data.sample import Fault, Recipe, SampleBuilder
 from unmask.errors import DataError, FaultBudgetError
+
+AHEAD_SAMPLES = 32
+"""Samples of later pieces whose pictures a worker asks for while it builds one; one whole piece at least."""
 
 MAX_DEATHS = 3
 """Workers that may die over the same piece of work before the run stops."""
@@ -28,16 +34,29 @@ MAX_DEATHS = 3
 
 @dataclass(frozen=True)
 class LoadedStep:
-    """One step's micro-batches for this rank, the rows that were replaced, and the state to resume after it."""
+    """One step for this rank.
+
+    Attributes:
+        batches: its micro-batches.
+        faults: the rows that were replaced.
+        state: to resume after it.
+        retries: how often storage was asked again.
+        notes: what the user should know, each said with every step that it holds for.
+    """
 
     batches: tuple[Batch, ...]
     faults: tuple[Fault, ...]
     state: OrderState
+    retries: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Division:
-    """How a step's slots are divided: `global_size` = `world` ranks x `accumulation` micro-batches x `per_device` samples."""
+    """How a step is divided: `global_size` = `world` ranks x `accumulation` micro-batches x `per_device` samples.
+
+    A step of a group with a batch factor holds fewer or more; every micro-batch of it then has the same other number.
+    """
 
     global_size: int
     per_device: int
@@ -56,8 +75,11 @@ class Division:
 
     def mine(self, draws: Sequence[Draw]) -> list[Sequence[Draw]]:
         """This rank's draws, one piece for each micro-batch."""
-        starts = [(number * self.world + self.rank) * self.per_device for number in range(self.accumulation)]
-        return [draws[start : start + self.per_device] for start in starts]
+        size, rest = divmod(len(draws), self.world * self.accumulation)
+        if rest or not size:
+            raise ValueError(f"{self} does not divide {len(draws)} draws without rest")
+        starts = [(number * self.world + self.rank) * size for number in range(self.accumulation)]
+        return [draws[start : start + size] for start in starts]
 
 
 class Loader:
@@ -77,20 +99,26 @@ class Loader:
     ) -> None:
         self._recipe, self._order, self._division = recipe, order, division
         self._state = state
-        self._num_workers, self._steps_ahead = num_workers, max(1, steps_ahead)
-        self._pool: ProcessPoolExecutor | None = None
+        self._num_workers = num_workers
+        pieces = division.accumulation
+        self._steps_ahead = max(1, steps_ahead, -(-(num_workers + 1) // pieces))  # a piece for each worker, and one
+        self._steps_known = self._steps_ahead + -(-num_workers * -(-AHEAD_SAMPLES // division.per_device) // pieces)
+        self._pools: list[ProcessPoolExecutor] = []
         self._exchange: tempfile.TemporaryDirectory[str] | None = None
 
     def __iter__(self) -> Iterator[LoadedStep]:
         if self._num_workers == 0:
             yield from self._inline()
             return
-        waiting: deque[_Pending] = deque()
+        known: deque[_Pending] = deque()
+        next_piece = 0
         try:
             while True:
-                while len(waiting) <= self._steps_ahead:
-                    waiting.append(self._plan(waiting[-1].state if waiting else self._state))
-                loaded = self._collect(waiting)
+                while len(known) <= self._steps_known:
+                    pieces, after = self._pieces(known[-1].state if known else self._state)
+                    known.append(_Pending(pieces, after, next_piece))
+                    next_piece += len(pieces)
+                loaded = self._collect(known)
                 self._state = loaded.state
                 yield loaded
         finally:
@@ -98,15 +126,15 @@ class Loader:
 
     def close(self) -> None:
         """Stop the workers."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._pools = []
         if self._exchange is not None:
             self._exchange.cleanup()
             self._exchange = None
 
     def _pieces(self, state: OrderState) -> tuple[list[Sequence[Draw]], OrderState]:
-        draws, after = self._order.step(state, self._division.global_size)
+        draws, after = self._order.step(state, self._division.global_size, self._division.per_device)
         return self._division.mine(draws), after
 
     def _inline(self) -> Iterator[LoadedStep]:
@@ -117,35 +145,46 @@ class Loader:
             self._state = after
             yield loaded
 
-    def _plan(self, state: OrderState) -> "_Pending":
-        pieces, after = self._pieces(state)
-        return _Pending(pieces, after, [self._submit(piece) for piece in pieces])
+    def _hand_out(self, known: "deque[_Pending]") -> None:
+        """Give the steps that are to be in the making to the workers, each piece with those that its worker builds after it."""
+        pieces = {pending.first + place: piece for pending in known for place, piece in enumerate(pending.pieces)}
+        for pending in list(known)[: self._steps_ahead + 1]:
+            for number in range(pending.first + len(pending.futures), pending.first + len(pending.pieces)):
+                later: list[Draw] = []
+                following = number + self._num_workers
+                while following in pieces and len(later) < AHEAD_SAMPLES:
+                    later += pieces[following]
+                    following += self._num_workers
+                pending.futures.append(self._submit(number, pieces[number], later))
 
-    def _submit(self, piece: Sequence[Draw]) -> "Future[str]":
-        if self._pool is None:
+    def _submit(self, number: int, piece: Sequence[Draw], later: Sequence[Draw]) -> "Future[_Left]":
+        if not self._pools:
             self._exchange = tempfile.TemporaryDirectory(prefix="unmask-loader-", ignore_cleanup_errors=True)
             context, arguments = multiprocessing.get_context("spawn"), (self._recipe, self._exchange.name)
-            self._pool = ProcessPoolExecutor(self._num_workers, context, initializer=_open_worker, initargs=arguments)
+            self._pools = [
+                ProcessPoolExecutor(1, context, initializer=_open_worker, initargs=arguments) for _ in range(self._num_workers)
+            ]
         try:
-            return self._pool.submit(_work, piece)
+            return self._pools[number % self._num_workers].submit(_work, piece, later)
         except BrokenProcessPool as error:  # a worker died while it had nothing to do: `_collect` hands the piece out again
-            lost: Future[str] = Future()
+            lost: Future[_Left] = Future()
             lost.set_exception(error)
             return lost
 
-    def _collect(self, waiting: "deque[_Pending]") -> LoadedStep:
-        """The results of the first pending step; a dead worker's pool is replaced and all pending work handed out again."""
+    def _collect(self, known: "deque[_Pending]") -> LoadedStep:
+        """The results of the first step; when a worker dies, all are replaced and all unfinished work is handed out again."""
         for deaths in range(MAX_DEATHS + 1):
             try:
-                built = [_taken(name) for name in [future.result() for future in waiting[0].futures]]
-                return _loaded(built, waiting.popleft().state)
+                self._hand_out(known)
+                built = [_taken(left) for left in [future.result() for future in known[0].futures]]
+                return _loaded(built, known.popleft().state)
             except BrokenProcessPool:
                 self.close()
                 if deaths == MAX_DEATHS:
                     break
-                for pending in waiting:
-                    pending.futures[:] = [self._submit(piece) for piece in pending.pieces]
-        names = ", ".join(str(draw) for piece in waiting[0].pieces for draw in list(piece)[:4])
+                for pending in known:
+                    pending.futures.clear()
+        names = ", ".join(str(draw) for piece in known[0].pieces for draw in list(piece)[:4])
         raise DataError(
             f"data workers died {MAX_DEATHS + 1} times over the same work (draws {names}, ...)",
             fix="they may be out of memory: lower loader.workers or batch.per_device",
@@ -154,28 +193,67 @@ class Loader:
 
 @dataclass
 class _Pending:
+    """A step whose draws are known: its pieces, the state after it, the number of its first piece, and those that were handed out."""
+
     pieces: list[Sequence[Draw]]
     state: OrderState
-    futures: "list[Future[str]]"
+    first: int
+    futures: "list[Future[_Left]]" = field(default_factory=list)
 
 
-_Built = tuple[Batch, list[Fault]]
+class _Built(NamedTuple):
+    batch: Batch
+    faults: list[Fault]
+    retries: int
+    notes: tuple[str, ...]
+
+
+_Left = tuple[str, tuple[int, ...]]
+"""A file, and the bytes of each part in it; every part begins at a multiple of `_ALIGNMENT`."""
+
+_ALIGNMENT = 64
 
 
 def _loaded(built: Sequence[_Built], state: OrderState) -> LoadedStep:
-    return LoadedStep(tuple(batch for batch, _ in built), tuple(fault for _, faults in built for fault in faults), state)
+    return LoadedStep(
+        tuple(each.batch for each in built),
+        tuple(fault for each in built for fault in each.faults),
+        state,
+        sum(each.retries for each in built),
+        tuple(dict.fromkeys(note for each in built for note in each.notes)),
+    )
 
 
 def _build(builder: SampleBuilder, piece: Sequence[Draw]) -> _Built:
+    before = builder.retries
     samples, faults = builder.build(piece)
-    return Batch.pack(samples), faults
+    return _Built(Batch.pack(samples), faults, builder.retries - before, builder.notes)
 
 
-def _taken(name: str) -> _Built:
-    """What a worker left in a file."""
+def _left(built: _Built, folder: str) -> _Left:
+    """Leave a batch in a file: what it is, then its arrays as they lie in memory."""
+    arrays: list[pickle.PickleBuffer] = []
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        pickle.dump(built, file, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append)
+        sizes = [file.tell()]
+        for array in arrays:
+            file.write(bytes(-sizes[-1] % _ALIGNMENT))
+            file.write(array.raw())
+            sizes.append(array.raw().nbytes)
+    return file.name, tuple(sizes)
+
+
+def _taken(left: _Left) -> _Built:
+    """What a worker left in a file, whose pages become the arrays: nothing is copied, and they may be written to."""
+    name, sizes = left
     with open(name, "rb") as file:
-        built: _Built = pickle.load(file)
+        pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     os.unlink(name)
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(pages[start : start + size])
+        start += size + -size % _ALIGNMENT
+    built: _Built = pickle.loads(parts[0], buffers=parts[1:])
     return built
 
 
@@ -199,16 +277,14 @@ def _open_worker(recipe: Recipe, exchange: str) -> None:
     _recipe, _exchange = recipe, exchange
 
 
-def _work(piece: Sequence[Draw]) -> str:
+def _work(piece: Sequence[Draw], later: Sequence[Draw]) -> _Left:
     """Opens the data with the first piece: an error that stands in the way there reaches the parent as it is."""
     global _builder
     assert _recipe is not None, "the worker was not opened"
     if _builder is None:
         _builder = _recipe.open()
-    built = _build(_builder, piece)
-    with tempfile.NamedTemporaryFile(dir=_exchange, delete=False) as file:
-        pickle.dump(built, file, pickle.HIGHEST_PROTOCOL)
-    return file.name
+    _builder.begin([*piece, *later])
+    return _left(_build(_builder, piece), _exchange)
 
 
 @dataclass

@@ -1,17 +1,23 @@
 """Which row is draw n of a group, and which draws are step s: pure functions of (seed, n), so that resuming is continuing at a number."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from unmask.data.schedule import Schedule
+from unmask.errors import ConfigError
 from unmask.randomness import key_digest, keyed_generator
 
 _ROUNDS = 6
 _MIX_1, _MIX_2, _MASK_64 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, (1 << 64) - 1
 
+_ROUNDING = 1e-9  # 100 x 0.29 is 29, whatever floating point makes of it
+
 MixingMode = Literal["mixed", "one_group_per_step"]
+Weight = float | Schedule
 
 
 class Permutation:
@@ -93,36 +99,74 @@ class OrderState:
 
 
 class Order:
-    """The endless order of draws of a mixture.
+    """The endless order of draws of a mixture; what a step holds depends on no rank, worker or gradient accumulation.
+
+    `mixed` draws a group for each slot of a step, in proportion to weight x batch factor. `one_group_per_step` (the published way) draws one
+    group for a whole step in proportion to the weights, and takes fewer or more samples of it:
+
+        global_size / per_device * max(1, floor(per_device * factor))
+
+    so that, rounding aside, a group has the same share of the samples in both: weight x factor over the sum of these.
 
     Args:
         sizes: group -> rows of one epoch.
-        weights: group -> share of the draws.
+        weights: group -> weight, a number or a schedule over step / `total_steps`.
         seed: of the run.
-        mode: `mixed` draws a group for every slot of a step, `one_group_per_step` one for all (the published way).
+        mode: how groups share a step.
+        batch_factors: group -> factor on its samples in a step; 1 where none is given.
+        total_steps: steps of the run, which drawing by schedules needs; they keep their last value after it.
+
+    Raises:
+        ValueError: a factor is not above 0.
     """
 
-    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int, mode: MixingMode = "mixed") -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        weights: Mapping[str, Weight],
+        seed: int,
+        mode: MixingMode = "mixed",
+        *,
+        batch_factors: Mapping[str, float] | None = None,
+        total_steps: int | None = None,
+    ) -> None:
         self.sizes, self.seed, self.mode = dict(sizes), seed, mode
         self._names = list(sizes)
-        shares = np.array([weights[name] for name in self._names]) / max(weights[name] for name in self._names)
-        self._cumulative = np.cumsum(shares / shares.sum())
-        # what rounding leaves over goes to the last group with a weight
-        self._cumulative[self._cumulative == self._cumulative[-1]] = np.inf
+        self._weights = [_plain(weights[name]) for name in self._names]
+        self._factors = [(batch_factors or {}).get(name, 1.0) for name in self._names]
+        if not all(0 < factor < math.inf for factor in self._factors):
+            raise ValueError(f"a batch factor must be a number above 0: {dict(zip(self._names, self._factors, strict=True))}")
+        self._total_steps = total_steps
+        moves = any(isinstance(weight, Schedule) for weight in self._weights)
+        self._constant = None if moves else self._cumulative(0)
         self._permutations: dict[tuple[str, int], Permutation] = {}
 
     def start(self) -> OrderState:
         """The state before the first step."""
         return OrderState(0, dict.fromkeys(self._names, 0))
 
-    def step(self, state: OrderState, num_slots: int) -> tuple[list[Draw], OrderState]:
-        """The draws of the step that `state` stands before, slot by slot of the whole global batch, and the state after it."""
+    def step(self, state: OrderState, global_size: int, per_device: int | None = None) -> tuple[list[Draw], OrderState]:
+        """The draws of the step that `state` stands before, slot by slot of the whole global batch, and the state after it.
+
+        Args:
+            state: where the order stands.
+            global_size: samples of a step whose groups have factor 1.
+            per_device: samples of one micro-batch, which batch factors are rounded in; default: all of the step.
+
+        Raises:
+            ConfigError: every group has weight 0 at this step, or the weights move and nobody said until when.
+        """
         counters = dict(state.counters)
         draws = []
-        for group in self._groups(state.step, num_slots):
+        for group in (self._names[place] for place in self.places(state.step, global_size, per_device).tolist()):
             draws.append(Draw(group, counters[group]))
             counters[group] += 1
         return draws, OrderState(state.step + 1, counters)
+
+    def shares(self, step: int) -> dict[str, float]:
+        """The share of the samples that each group has at a step, on average over the seeds and rounding aside."""
+        products = [weight * factor for weight, factor in zip(self._weights_at(step), self._factors, strict=True)]
+        return {name: product / sum(products) for name, product in zip(self._names, products, strict=True)}
 
     def index(self, draw: Draw) -> int:
         """The place in its group's epoch that a draw means: every place comes once an epoch."""
@@ -135,10 +179,52 @@ class Order:
             self._permutations[key] = Permutation(size, self.seed, draw.group, epoch)
         return self._permutations[key](place)
 
-    def _groups(self, step: int, num_slots: int) -> list[str]:
-        if len(self._names) == 1:
-            return self._names * num_slots
-        rng = keyed_generator(self.seed, "groups", step)
+    def places(self, step: int, global_size: int, per_device: int | None = None) -> np.ndarray:
+        """The group of each slot of a step, as its place among the groups; as many as the step has samples."""
+        per_device = per_device or global_size
         together = self.mode == "one_group_per_step"
-        uniforms = np.repeat(rng.random(), num_slots) if together else rng.random(num_slots)
-        return [self._names[place] for place in np.searchsorted(self._cumulative, uniforms, side="right").tolist()]
+        if len(self._names) == 1:
+            place = 0
+        elif not together:
+            uniforms = keyed_generator(self.seed, "groups", step).random(global_size)
+            return np.searchsorted(self._at(step), uniforms, side="right")
+        else:
+            uniform = keyed_generator(self.seed, "groups", step).random()
+            place = int(np.searchsorted(self._at(step), uniform, side="right"))
+        factor = self._factors[place] if together else 1.0
+        return np.full(global_size // per_device * max(1, math.floor(per_device * factor + _ROUNDING)), place)
+
+    def _at(self, step: int) -> np.ndarray:
+        return self._cumulative(step) if self._constant is None else self._constant
+
+    def _weights_at(self, step: int) -> list[float]:
+        if self._total_steps is None:
+            if any(isinstance(weight, Schedule) for weight in self._weights):
+                fix = "say how many steps the run has"
+                raise ConfigError("the weights move with the progress of a run, whose end is not known", where="weights", fix=fix)
+            progress = 0.0
+        else:
+            progress = min(1.0, step / max(1, self._total_steps))
+        return [weight(progress) if isinstance(weight, Schedule) else weight for weight in self._weights]
+
+    def _cumulative(self, step: int) -> np.ndarray:
+        """The upper bounds of the groups' parts of 0...1 at a step."""
+        weights = np.array(self._weights_at(step), dtype=np.float64)
+        if not weights.max() > 0:
+            names = ", ".join(f"'{name}'" for name in self._names)
+            fix = "give one of them a weight above 0 there"
+            raise ConfigError(
+                f"every group ({names}) has weight 0 at step {step}: nothing can be drawn", where="weights", fix=fix
+            )
+        shares = weights / weights.max()
+        if self.mode == "mixed":
+            shares = shares * self._factors / max(self._factors)
+        cumulative: np.ndarray = np.cumsum(shares / shares.sum())
+        # what rounding leaves over goes to the last group with a weight
+        cumulative[cumulative == cumulative[-1]] = np.inf
+        return cumulative
+
+
+def _plain(weight: Weight) -> Weight:
+    """A schedule of one point is the number."""
+    return weight.points[0][1] if isinstance(weight, Schedule) and len(weight.points) == 1 else weight

@@ -1,5 +1,6 @@
 """Record = row + Source. Opens the record files of a mixture and finds the record of any draw."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,13 +11,17 @@ import numpy as np
 
 from unmask.data.conversation import Conversation, ImageSlot, Turn
 from unmask.data.order import Draw, MixingMode, Order
-from unmask.data.select import Selection, above, select
+from unmask.data.rules import SCORE as SCORE
+from unmask.data.rules import filter_columns, rules_of
+from unmask.data.select import Selection
+from unmask.data.selection import open_selection
 from unmask.data.spec import DatasetSpec, MixtureSpec
 from unmask.errors import DataError, RowError
 from unmask.randomness import keyed_generator
+from unmask.storage.remote_records import find_record_files
 from unmask.storage.tables import RecordTable, open_table
 
-SCORE, HEIGHT, WIDTH = "fltLaionAesthScore", "intHeight", "intWidth"
+_FILES_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,12 @@ class Record:
 class Dataset:
     """One entry of a mixture with its record files open.
 
+    Attributes:
+        label: what its records, faults and budget are told by: its name, with its position where several entries share that.
+
     Args:
         spec: the entry.
+        shared: the data file that it stands in.
         folder: folder of the YAML file, which relative record files are relative to.
         cache: folder of the built tables.
         seed: of `random:N`.
@@ -56,21 +65,32 @@ class Dataset:
         DataError: a file is missing or broken, a column is missing, or no row is left.
     """
 
-    def __init__(self, spec: DatasetSpec, folder: Path, cache: Path, seed: int) -> None:
+    def __init__(self, spec: DatasetSpec, shared: MixtureSpec, folder: Path, cache: Path, seed: int) -> None:
         self.spec = spec
-        paths = [path if "://" in path else str(folder / path) for path in spec.paths]
-        required = dict.fromkeys((*spec.function.required_columns(spec.process_fn_kwargs), *_filter_columns(spec)))
+        where = spec.at("json_path")
+        places = [shared.resolve(path if "://" in path else str(folder / path), spec) for path in spec.paths]
+        self._files = find_record_files(places, cache, where)
+        asked = filter_columns(spec)
+        required = dict.fromkeys((*spec.function.required_columns(spec.process_fn_kwargs), *asked))
         if spec.columns is not None:
             _check_projection(spec, list(required))
         columns = list(dict.fromkeys((*required, *(spec.columns or ()))))
         every = spec.columns is None and spec.function.reads_every_column
         optional = () if spec.columns is not None else spec.function.optional
-        self.table: RecordTable = open_table(paths, None if every else columns, optional, cache, spec.at("json_path"))
-        self.selection: Selection = select(self.table.num_rows, self._filters(), spec.sampling, seed)
+        blame = {name: spec.at("columns") for name in spec.columns or ()}
+        blame |= {name: spec.at("process_fn_kwargs") for name in spec.process_fn_kwargs.values() if isinstance(name, str)}
+        blame |= {name: spec.at(key) for name, key in asked.items()}
+        self.table: RecordTable = open_table(list(self._files), None if every else columns, optional, cache, where, blame)
+        rules = rules_of(spec, self.table, published=shared.published_defaults)
+        sampling = replace(spec.sampling, is_published=shared.published_defaults and spec.sampling.kind == "random")
+        stored = open_selection(self.table, rules, sampling, seed, cache)
+        self.selection: Selection = stored.rows
+        self._digest = stored.digest
         if not len(self.selection):
             counts = ", ".join(f"{rule}: {left}" for rule, left in self.selection.steps)
             raise DataError(f"data set '{spec.label}' has no row left ({counts})", where=spec.where, fix="loosen its filters")
         self._folder = folder
+        self.label = spec.label
 
     def __len__(self) -> int:
         return len(self.selection)
@@ -82,7 +102,24 @@ class Dataset:
     def at_row(self, row: int) -> Record:
         """The record in a row of the table, filters and sampling aside."""
         file, number = self.table.source(row)
-        return Record(self.table.row(row), Source(self.spec.label, file, number))
+        return Record(self.table.row(row), Source(self.label, self._files.get(file, file), number))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a saved state is good for: the content of the record files, and the rows selected; a copy or a touch leaves it."""
+        starts = [start for _, start, _ in self.table.files]
+        counts = [stop - start for start, stop in zip(starts, [*starts[1:], self.table.num_rows], strict=True)]
+        files = [
+            f"{os.path.basename(self._files.get(file, file))}: {count} rows, content {hashlib.sha256(content.encode()).hexdigest()[:12]}"
+            for (file, _, content), count in zip(self.table.files, counts, strict=True)
+        ]
+        return {
+            "files": files if len(files) <= _FILES_NAMED else f"{len(files)} files",
+            "rows": len(self),
+            "group": self.spec.length_group,
+            "selection": [list(step) for step in self.selection.steps],
+            "selected": self._digest,
+            "table": self.table.fingerprint[:16],
+        }
 
     def conversation(self, record: Record, rng: np.random.Generator) -> Conversation:
         """What the entry's preprocess function makes of a record, picture paths made whole.
@@ -93,7 +130,7 @@ class Dataset:
         try:
             made = self.spec.function(record.values, rng, self.spec.process_fn_kwargs)
         except RowError as error:
-            raise RowError(error.what, where=str(record.source)) from None
+            raise type(error)(error.what, where=str(record.source)) from None
         turns = tuple(
             Turn(turn.speaker, tuple(self._whole(part, record) if isinstance(part, ImageSlot) else part for part in turn.parts))
             for turn in made.turns
@@ -109,31 +146,6 @@ class Dataset:
         elif "://" not in root:
             root = str(self._folder / root)
         return replace(slot, url=f"{root.rstrip('/')}/{slot.url}")
-
-    def _filters(self) -> list[tuple[str, np.ndarray]]:
-        filters = []
-        if self.spec.aes_cutoff is not None:
-            keep = above(self._numbers(SCORE, "aes_cutoff"), self.spec.aes_cutoff)
-            filters.append((f"{SCORE} > {self.spec.aes_cutoff:.12g}", keep))
-        if self.spec.min_size is not None:
-            height, width = self._numbers(HEIGHT, "min_size"), self._numbers(WIDTH, "min_size")
-            keep = (height >= self.spec.min_size) & (width >= self.spec.min_size)
-            filters.append((f"both sides >= {self.spec.min_size}", keep))
-        return filters
-
-    def _numbers(self, column: str, key: str) -> np.ndarray:
-        """The numeric column that a key filters by; nulls become NaN, which no filter keeps."""
-        values = self.table.column(column)
-        if values.dtype.kind not in "iuf":
-            kind = str(self.table.arrow_column(column).type).replace("string", "text")
-            what = f"column '{column}' holds {kind}, not numbers ({', '.join(self.spec.paths[:3])})"
-            raise DataError(what, where=self.spec.at(key), fix="write it as numbers")
-        return values
-
-
-def _filter_columns(spec: DatasetSpec) -> list[str]:
-    columns = [SCORE] if spec.aes_cutoff is not None else []
-    return columns + ([HEIGHT, WIDTH] if spec.min_size is not None else [])
 
 
 def _check_projection(spec: DatasetSpec, required: list[str]) -> None:
@@ -155,23 +167,42 @@ class Mixture:
         cache: folder of the built tables.
         seed: of the order and of everything random in a sample.
         mode: how groups share a step.
+        total_steps: of the run; weights that move need it.
     """
 
-    def __init__(self, spec: MixtureSpec, folder: Path, cache: Path, seed: int, mode: MixingMode = "mixed") -> None:
+    def __init__(
+        self,
+        spec: MixtureSpec,
+        folder: Path,
+        cache: Path,
+        seed: int,
+        mode: MixingMode = "mixed",
+        total_steps: int | None = None,
+    ) -> None:
         self.spec, self.seed = spec, seed
-        self.datasets = [Dataset(entry, folder / spec.root, cache, seed) for entry in spec.datasets]
+        self.datasets = [Dataset(entry, spec, folder / spec.root, cache, seed) for entry in spec.datasets]
+        names = [entry.label for entry in spec.datasets]
+        for position, dataset in enumerate(self.datasets):
+            if names.count(names[position]) > 1:
+                dataset.label = f"{names[position]}#{position + 1}"
         self.groups: dict[str, list[Dataset]] = {group: [] for group in spec.groups}
         for dataset in self.datasets:
             self.groups[dataset.spec.length_group].append(dataset)
         sizes = {group: sum(map(len, members)) for group, members in self.groups.items()}
-        self.order = Order(sizes, {group: spec.weight(group) for group in sizes}, seed, mode)
+        weights = {group: spec.schedule(group) for group in sizes}
+        self.order = Order(sizes, weights, seed, mode, batch_factors=spec.batch_sizes, total_steps=total_steps)
 
     def record(self, draw: Draw) -> tuple[Dataset, Record]:
         """The record of a draw and its data set."""
+        dataset, row = self.locate(draw)
+        return dataset, dataset.at_row(row)
+
+    def locate(self, draw: Draw) -> tuple[Dataset, int]:
+        """The data set of a draw and the row of its table; reads nothing."""
         index = self.order.index(draw)
         for dataset in self.groups[draw.group]:
             if index < len(dataset):
-                return dataset, dataset.record(index)
+                return dataset, dataset.selection.row(index)
             index -= len(dataset)
         raise IndexError(draw)
 
@@ -181,12 +212,4 @@ class Mixture:
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """What a saved state is good for: by entry its record files and the rows it selects."""
-        return {
-            f"{number}:{dataset.spec.label}": {
-                "table": dataset.table.fingerprint,
-                "rows": len(dataset),
-                "group": dataset.spec.length_group,
-                "selection": [list(step) for step in dataset.selection.steps],
-            }
-            for number, dataset in enumerate(self.datasets)
-        }
+        return {f"{number}:{dataset.spec.label}": dataset.fingerprint() for number, dataset in enumerate(self.datasets)}

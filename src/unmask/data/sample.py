@@ -1,11 +1,12 @@
 """One draw, all the way: record -> conversation -> pictures -> tokens (`encode.py`). Everything that can go wrong with a row goes wrong here.
 
 A row that cannot be used is replaced by the row of the next draw of its group (draw n by n + 1, n + 2, ...), which is not used up by it: the
-order of draws never shifts. What is random in the sample stays keyed by n.
+order of draws never shifts. What is random in the sample stays keyed by n. What is missing, broken, too large, too long or refused is replaced
+at once; what may pass (no answer, 5xx, a cut body) is asked for again for most of `FetchConfig.seconds` before its row is given up.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unmask.data.conversation import Conversation
@@ -15,7 +16,8 @@ from unmask.data.records import Dataset, Mixture, Record
 from unmask.data.spec import MixtureSpec
 from unmask.data.tokenize import TokenSample
 from unmask.errors import DataError, ImageError, RowError, StorageError
-from unmask.storage.object_store import ObjectStore
+from unmask.storage.faults import Outage
+from unmask.storage.fetch import FetchConfig, Fetcher, Patience, Waiting
 
 MAX_REPLACEMENTS = 100
 _ROW_FAULTS = (RowError, ImageError, StorageError)
@@ -23,13 +25,25 @@ _ROW_FAULTS = (RowError, ImageError, StorageError)
 
 @dataclass(frozen=True)
 class Fault:
-    """One row that could not be used."""
+    """One row that could not be used.
+
+    Attributes:
+        draw: whose sample it would have been.
+        dataset: the data set's name.
+        source: dataset/file/row, for people.
+        reason: a stable word to count by: `missing`, `broken`, `timeout`, ...
+        what: the error.
+        file: the record file.
+        row: the row's number in it, from 0.
+    """
 
     draw: str
     dataset: str
     source: str
     reason: str
     what: str
+    file: str = ""
+    row: int = -1
 
 
 @dataclass(frozen=True)
@@ -47,8 +61,27 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """A record whose pictures were asked for ahead of their time."""
+
+    prepared: Prepared
+    waiting: tuple[Waiting, ...]
+
+    @property
+    def may_come(self) -> bool:
+        """Whether all of its pictures are there or still on their way; else they are asked for again."""
+        return all(each.may_come for each in self.waiting)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """All that a process needs to build samples; small enough to send to a worker."""
+    """All that a process needs to build samples; small enough to send to a worker.
+
+    Attributes:
+        mixture, folder, cache, seed, mode, total_steps: as `Mixture`.
+        encoding: how rows become samples.
+        fetch: how pictures are fetched.
+    """
 
     mixture: MixtureSpec
     folder: Path
@@ -56,11 +89,13 @@ class Recipe:
     seed: int
     mode: MixingMode
     encoding: EncodingConfig
+    total_steps: int | None = None
+    fetch: FetchConfig = field(default_factory=FetchConfig)
 
     def open(self) -> "SampleBuilder":
         """Open the record files and the tokenizer in this process."""
-        mixture = Mixture(self.mixture, self.folder, self.cache, self.seed, self.mode)
-        return SampleBuilder(mixture, self.encoding)
+        mixture = Mixture(self.mixture, self.folder, self.cache, self.seed, self.mode, self.total_steps)
+        return SampleBuilder(mixture, self.encoding, self.fetch)
 
 
 class SampleBuilder:
@@ -69,46 +104,82 @@ class SampleBuilder:
     Args:
         mixture: the open record files.
         encoding: how rows become samples.
+        fetch: how pictures are fetched.
     """
 
-    def __init__(self, mixture: Mixture, encoding: EncodingConfig) -> None:
+    def __init__(self, mixture: Mixture, encoding: EncodingConfig, fetch: FetchConfig | None = None) -> None:
         self.mixture, self.encoding = mixture, encoding
         self.encoder = Encoder(encoding)
-        shared = mixture.spec.storage_options
-        stores: dict[tuple[tuple[str, str], ...], ObjectStore] = {}
-        self._stores: dict[int, ObjectStore] = {}
-        for dataset in mixture.datasets:
-            options = {**shared, **dataset.spec.storage_options}
-            self._stores[id(dataset)] = stores.setdefault(tuple(sorted(options.items())), ObjectStore(options))
+        self.fetch = fetch or FetchConfig()
+        self._fetchers: dict[tuple[tuple[str, str], ...], Fetcher] = {}
+        self._ahead: dict[str, _Begun] = {}
+
+    def begin(self, draws: Sequence[Draw]) -> None:
+        """Ask for the pictures of draws that are built later, so that they arrive meanwhile. What is begun for other draws is let go.
+
+        Only what came counts: what did not, and why, is found out by `build` as if nothing had been asked for.
+        """
+        wanted = {str(draw): draw for draw in draws}
+        self._ahead = {key: begun for key, begun in self._ahead.items() if key in wanted}
+        new = [draw for key, draw in wanted.items() if key not in self._ahead]
+        prepared = {str(draw): each for draw in new if (each := self._prepare(draw, 0, [])) is not None}
+        started = self._start(list(prepared.values()), self.fetch.seconds)
+        self._ahead |= {key: _Begun(each, tuple(started[id(each)])) for key, each in prepared.items()}
 
     def build(self, draws: Sequence[Draw]) -> tuple[list[TokenSample], list[Fault]]:
         """The samples of some draws, in their order, and the rows that had to be replaced.
 
-        All pictures are fetched at once; only then are they decoded, one after another.
+        All pictures are asked for at once, and decoded one after another while the later ones arrive; then, together, those of the rows that
+        replace what could not be used.
 
         Raises:
             DataError: `MAX_REPLACEMENTS` rows in a row cannot be used.
+            Outage: the storage does not answer, neither for a draw nor for those after it.
         """
+        samples: dict[int, TokenSample] = {}
         faults: list[Fault] = []
-        first = [self._prepare(draw, 0, faults) for draw in draws]
-        fetched = self._fetch_all([prepared for prepared in first if prepared is not None])
-        samples = []
-        for draw, prepared in zip(draws, first, strict=True):
-            sample = None if prepared is None else self._finish(draw, prepared, fetched[id(prepared)], faults)
-            attempt = 0
-            while sample is None:
-                attempt += 1
-                if attempt > MAX_REPLACEMENTS:
-                    raise DataError(
-                        f"{attempt} rows one after another cannot be used; the last, {faults[-1].source}: {faults[-1].what}",
-                        where=f"draw {draw}",
-                        fix="check that the pictures are where the rows say (image_root, storage_options): `unmask data show`",
-                    )
-                prepared = self._prepare(draw, attempt, faults)
-                if prepared is not None:
-                    sample = self._finish(draw, prepared, self._fetch_all([prepared])[id(prepared)], faults)
-            samples.append(sample)
-        return samples, faults
+        patience = Patience(self.fetch.seconds)
+        lacking, attempt = list(range(len(draws))), 0
+        while lacking:
+            if attempt > MAX_REPLACEMENTS:
+                last = next(fault for fault in reversed(faults) if fault.draw == str(draws[lacking[0]]))
+                raise DataError(
+                    f"{attempt} rows one after another cannot be used; the last, {last.source}: {last.what}",
+                    where=f"draw {last.draw}",
+                    fix="check that the pictures are where the rows say (image_root, storage_options): `unmask data show`",
+                )
+            begun = {place: self._ahead.pop(str(draws[place]), None) if attempt == 0 else None for place in lacking}
+            arriving = {place: each for place, each in begun.items() if each is not None and each.may_come}
+            prepared: dict[int, Prepared | None] = {place: each.prepared for place, each in arriving.items()}
+            prepared |= {place: self._prepare(draws[place], attempt, faults) for place in lacking if place not in arriving}
+            asked = [each for place, each in prepared.items() if each is not None and place not in arriving]
+            started = self._start(asked, patience.share(attempt))
+            started |= {id(each.prepared): list(each.waiting) for each in arriving.values()}
+            for place, each in sorted(prepared.items()):
+                sample = None if each is None else self._finish(draws[place], each, started[id(each)], patience, faults)
+                if sample is not None:
+                    samples[place] = sample
+            lacking, attempt = [place for place in lacking if place not in samples], attempt + 1
+        return [samples[place] for place in range(len(draws))], faults
+
+    def pictures(self, dataset: Dataset, conversation: Conversation) -> list[bytes]:
+        """The files of a conversation's pictures, in the order of their slots.
+
+        Raises:
+            StorageError: one of them cannot be had.
+        """
+        places = [self._place(dataset, slot.url) for slot in conversation.images()]
+        return [fetcher.get(url) for fetcher, url in places]
+
+    @property
+    def retries(self) -> int:
+        """How often this process has asked storage again."""
+        return sum(fetcher.store.retries for fetcher in self._fetchers.values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know once, for example that the disk cache is full."""
+        return tuple(sorted({fetcher.trouble for fetcher in self._fetchers.values() if fetcher.trouble}))
 
     def conversation(self, dataset: Dataset, record: Record, draw: Draw) -> Conversation:
         """What a record says, with the randomness of a draw.
@@ -134,26 +205,40 @@ class SampleBuilder:
             faults.append(_fault(draw, record, error))
             return None
 
-    def _fetch_all(self, prepared: Sequence[Prepared]) -> dict[int, list[bytes | StorageError]]:
-        """The bytes of every picture, or why there are none, by the identity of the prepared record."""
-        fetched: dict[int, list[bytes | StorageError]] = {}
-        for store in {id(store): store for store in self._stores.values()}.values():
-            members = [each for each in prepared if self._stores[id(each.dataset)] is store]
-            urls = [url for each in members for url in each.urls]
-            blobs = iter(list(store.get_many(urls, self.encoding.max_in_flight)) if urls else [])
-            for each in members:
-                fetched[id(each)] = [next(blobs) for _ in each.urls]
-        return fetched
+    def _place(self, dataset: Dataset, url: str) -> tuple[Fetcher, str]:
+        """The connections that a picture of a data set comes by, shared by all with the same options, and its address there."""
+        place = self.mixture.spec.resolve(url, dataset.spec)
+        key = tuple(sorted(place.options.items()))
+        if key not in self._fetchers:
+            self._fetchers[key] = Fetcher(dict(place.options), self.fetch)
+        return self._fetchers[key], place.url
+
+    def _start(self, prepared: Sequence[Prepared], seconds: float) -> dict[int, list[Waiting]]:
+        """Ask for every picture; what is on its way, by the identity of the prepared record."""
+        places = [self._place(each.dataset, url) for each in prepared for url in each.urls]
+        by_fetcher: dict[int, list[int]] = {}
+        for number, (fetcher, _) in enumerate(places):
+            by_fetcher.setdefault(id(fetcher), []).append(number)
+        started: dict[int, Waiting] = {}
+        for numbers in by_fetcher.values():
+            fetcher = places[numbers[0]][0]
+            started.update(zip(numbers, fetcher.start([places[number][1] for number in numbers], seconds), strict=True))
+        in_order = (started[number] for number in range(len(places)))
+        return {id(each): [next(in_order) for _ in each.urls] for each in prepared}
 
     def _finish(
-        self, draw: Draw, prepared: Prepared, blobs: Sequence[bytes | StorageError], faults: list[Fault]
+        self, draw: Draw, prepared: Prepared, started: Sequence[Waiting], patience: Patience, faults: list[Fault]
     ) -> TokenSample | None:
         try:
-            for blob in blobs:
+            blobs = []
+            for waiting in started:
+                blob = patience.result(waiting)
                 if isinstance(blob, StorageError):
                     raise blob
-            whole = [blob for blob in blobs if isinstance(blob, bytes)]
-            return self.encoder.encode(self.mixture, draw, prepared.record.source, prepared.conversation, whole)
+                blobs.append(blob)
+            return self.encoder.encode(self.mixture, draw, prepared.record.source, prepared.conversation, blobs)
+        except Outage:
+            raise
         except _ROW_FAULTS as error:
             faults.append(_fault(draw, prepared.record, error))
             return None
@@ -162,4 +247,5 @@ class SampleBuilder:
 def _fault(draw: Draw, record: Record, error: RowError | ImageError | StorageError) -> Fault:
     reason = getattr(error, "reason", "row")
     what = error.what if error.where == str(record.source) else str(error)
-    return Fault(str(draw), record.source.dataset, str(record.source), str(reason), what)
+    source = record.source
+    return Fault(str(draw), source.dataset, str(source), str(reason), what, source.file, source.row)

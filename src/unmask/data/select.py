@@ -1,7 +1,12 @@
-"""Which rows of a table are used: filters, then `sampling_strategy` (data.md 2). Pure functions on row numbers."""
+"""Which rows of a table are used: filters, then `sampling_strategy` (data.md 2). Pure functions on row numbers.
 
+Arrays come from an allocator, so that the same code selects in memory and, at any size, in mapped files (`selection.py`).
+"""
+
+import hashlib
 import math
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast
@@ -15,6 +20,13 @@ from unmask.errors import did_you_mean
 MAX_COPIES = 1_000_000
 """The largest K of `dup:K`."""
 
+CHUNK = 1 << 20
+"""Rows that are worked on at a time."""
+
+PUBLISHED_SEED = 42
+Allocate = Callable[[str, type, int], np.ndarray]
+"""(name, type, length) -> an array to be filled."""
+
 SamplingKind = Literal["full", "first", "end", "random", "dup"]
 _WORDS = ("full", "all", "first:N", "end:N", "random:N", "dup:K")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(%?)")
@@ -22,11 +34,19 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(%?)")
 
 @dataclass(frozen=True)
 class Sampling:
-    """A sampling strategy: its kind, its number, and whether that is a percentage of the rows left after the filters."""
+    """A sampling strategy.
+
+    Attributes:
+        kind: what to do.
+        number: N or K.
+        is_percent: N is a percentage of the rows left after the filters.
+        is_published: `random:N` as the published loader chooses and orders, whatever the seed.
+    """
 
     kind: SamplingKind
     number: float = 1
     is_percent: bool = False
+    is_published: bool = False
 
     def __str__(self) -> str:
         return self.kind if self.kind == "full" else f"{self.kind}:{self.number:.12g}{'%' if self.is_percent else ''}"
@@ -74,7 +94,8 @@ class Selection:
     """The rows of one data set, in epoch order before shuffling.
 
     Attributes:
-        kept: row numbers after filters and sampling; None for every row of the table.
+        kept: row numbers after filters and sampling; None for a range of the table's rows.
+        start: the first of `kept`, or of the table's rows, that counts.
         num_kept: how many rows that is.
         copies: how often every kept row comes up in an epoch.
         extra: row numbers that come up once more (fractional `dup`).
@@ -83,9 +104,10 @@ class Selection:
 
     kept: np.ndarray | None
     num_kept: int
-    copies: int
-    extra: np.ndarray | None
-    steps: tuple[tuple[str, int], ...]
+    copies: int = 1
+    extra: np.ndarray | None = None
+    steps: tuple[tuple[str, int], ...] = ()
+    start: int = 0
 
     def __len__(self) -> int:
         return self.num_kept * self.copies + (0 if self.extra is None else len(self.extra))
@@ -93,11 +115,26 @@ class Selection:
     def row(self, index: int) -> int:
         """The table's row number at a place of the epoch."""
         if index < self.num_kept * self.copies:
-            place = index // self.copies
+            place = self.start + index // self.copies
             return place if self.kept is None else int(self.kept[place])
         if self.extra is None:
             raise IndexError(index)
         return int(self.extra[index - self.num_kept * self.copies])
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any row number, its place, or its count."""
+        state = hashlib.sha256(repr((self.start if self.kept is None else None, self.num_kept, self.copies)).encode())
+        for rows, start in ((self.kept, self.start), (self.extra, 0)):
+            if rows is not None:
+                stop = start + self.num_kept if rows is self.kept else len(rows)
+                for first, last in _chunks(start, stop):
+                    state.update(rows[first:last].astype("<i8").tobytes())
+        return state.hexdigest()[:16]
+
+
+def in_memory(name: str, kind: type, length: int) -> np.ndarray:
+    """An array of this process alone."""
+    return np.empty(length, kind)
 
 
 def above(values: np.ndarray, cutoff: float) -> np.ndarray:
@@ -105,48 +142,96 @@ def above(values: np.ndarray, cutoff: float) -> np.ndarray:
     return values > np.asarray(cutoff).astype(values.dtype if values.dtype.kind == "f" else np.float64)
 
 
-def select(num_rows: int, filters: list[tuple[str, np.ndarray]], sampling: Sampling, seed: int) -> Selection:
+def select(
+    num_rows: int,
+    rules: Sequence[str],
+    masks: Iterable[Sequence[np.ndarray]],
+    sampling: Sampling,
+    seed: int,
+    allocate: Allocate = in_memory,
+) -> Selection:
     """Apply filters, then sampling.
 
     Args:
         num_rows: rows of the table.
-        filters: (rule, boolean mask over all rows) in the order of application.
+        rules: names of the filters, in the order of application.
+        masks: for each chunk of rows, in order, the boolean mask of every rule.
         sampling: what to do with the rows that are left.
         seed: of `random:N` and of fractional `dup`.
+        allocate: where long arrays live.
     """
+    kind = np.uint32 if num_rows < 2**32 else np.int64
     kept: np.ndarray | None = None
-    steps = [("rows", num_rows)]
-    left = np.ones(num_rows, dtype=bool) if filters else None
-    for rule, mask in filters:
-        left = mask if left is None else left & mask
-        steps.append((rule, int(left.sum())))
-    if left is not None:
-        kept = np.flatnonzero(left).astype(np.uint32 if num_rows < 2**32 else np.int64)
-    total = num_rows if kept is None else len(kept)
+    total, steps = num_rows, [("rows", num_rows)]
+    if rules:
+        left, counts = _filter(num_rows, len(rules), masks, allocate)
+        total = counts[-1]
+        steps += zip(rules, counts, strict=True)
+        kept = _places_of(left, allocate("filtered", kind, total))
+    start, copies, extra = 0, 1, None
     if sampling.kind in {"first", "end", "random"}:
         count = sampling.count(total)
         short = not sampling.is_percent and sampling.number > total
         steps.append((f"{sampling} (there are only {total})" if short else str(sampling), count))
-        places = _places(sampling.kind, count, total, seed)
-        kept = places if kept is None else kept[places]
-        total = count
-    copies, extra = 1, None
+        if sampling.kind == "random":
+            kept = _draw(sampling, kept, (count, total), seed, allocate("sampled", kind, count), allocate)
+        start, total = total - count if sampling.kind == "end" else 0, count
     if sampling.kind == "dup":
         copies = int(sampling.number)
         more = round((Fraction(repr(sampling.number)) - copies) * total)
-        if more:
-            places = _places("random", more, total, seed)
-            extra = places if kept is None else kept[places]
+        extra = _draw(sampling, kept, (more, total), seed, allocate("extra", kind, more), allocate) if more else None
         steps.append((str(sampling), total * copies + more))
-    return Selection(kept, total, copies, extra, tuple(steps))
+    return Selection(kept, total, copies, extra, tuple(steps), start)
 
 
-def _places(kind: str, count: int, total: int, seed: int) -> np.ndarray:
-    if kind == "first":
-        return np.arange(count)
-    if kind == "end":
-        return np.arange(total - count, total)
-    if not count:
-        return np.arange(0)
-    shuffle = Permutation(total, seed, "sampling")
-    return np.sort(np.fromiter((shuffle(place) for place in range(count)), dtype=np.int64, count=count))
+def _filter(
+    num_rows: int, num_rules: int, masks: Iterable[Sequence[np.ndarray]], allocate: Allocate
+) -> tuple[np.ndarray, list[int]]:
+    """The mask of the rows that pass every rule, and the rows left after each."""
+    left = allocate("mask", np.bool_, num_rows)
+    counts = [0] * num_rules
+    first = 0
+    for chunk in masks:
+        keep = chunk[0]
+        for number, mask in enumerate(chunk):
+            keep = keep & mask
+            counts[number] += int(np.count_nonzero(keep))
+        left[first : first + len(keep)] = keep
+        first += len(keep)
+    assert first == num_rows, (first, num_rows)
+    return left, counts
+
+
+def _draw(
+    sampling: Sampling, kept: np.ndarray | None, of: tuple[int, int], seed: int, out: np.ndarray, allocate: Allocate
+) -> np.ndarray:
+    """So many of so many kept rows without replacement, in file order but for the published choice."""
+    count, total = of
+    if sampling.is_published and sampling.kind == "random":
+        out[:] = np.random.RandomState(PUBLISHED_SEED).permutation(total)[:count]
+    elif count:
+        shuffle = Permutation(total, seed, "sampling")
+        chosen = allocate("chosen", np.bool_, total)
+        chosen[:] = False
+        for first, last in _chunks(0, count):
+            chosen[shuffle.many(np.arange(first, last))] = True
+        _places_of(chosen, out)
+    if kept is not None:
+        for first, last in _chunks(0, count):
+            out[first:last] = kept[out[first:last]]
+    return out
+
+
+def _places_of(mask: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Where a mask is true, in order."""
+    done = 0
+    for first, last in _chunks(0, len(mask)):
+        places = np.flatnonzero(mask[first:last])
+        out[done : done + len(places)] = places + first
+        done += len(places)
+    return out
+
+
+def _chunks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    for first in range(start, stop, CHUNK):
+        yield first, min(first + CHUNK, stop)

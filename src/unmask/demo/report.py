@@ -1,11 +1,5 @@
-"""One HTML page that tells a whole run: what was trained, what it can do now, and how its pictures come about.
+"""One HTML page that tells a whole run: what was trained, what it can do now, and how its pictures come about."""
 
-The page stands alone: pictures are inside it, the chart is drawn with plain SVG, and there is nothing to fetch and no
-script to run. It can be mailed, archived with the run, or opened twenty years from now.
-"""
-
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from unmask.demo.reading import Score
+from unmask.page import facts, picture, ticks, write_page
 
 Item = tuple[str, Image.Image, Score]
 """A caption, the picture that a model made of it, and its marks."""
@@ -27,26 +22,10 @@ COMPARED = 8
 
 _CHART_POINTS = 160
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fbfaf8; --card: #ffffff; --text: #24292f; --quiet: #6a7078; --line: #e3e1dc;
-  --good: #1a7f4b; --bad: #b3403a; --main: #3b6fd4; --other: #b9b5ac; }
-@media (prefers-color-scheme: dark) { :root { --ground: #16181b; --card: #1f2226; --text: #e3e5e8; --quiet: #9aa1a9;
-  --line: #33373d; --good: #5cc98d; --bad: #ef8a82; --main: #7fa7f5; --other: #6d7178; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1020px; padding: 48px 24px 96px; background: var(--ground); color: var(--text);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 30px; line-height: 1.2; font-weight: 650; margin: 0 0 8px; letter-spacing: -0.01em; }
-h2 { font-size: 19px; font-weight: 620; margin: 48px 0 4px; }
-p.note { color: var(--quiet); margin: 0 0 16px; max-width: 68ch; }
-p.lead { font-size: 18px; margin: 0 0 8px; max-width: 62ch; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; font-weight: 400; padding: 8px 16px 8px 0; border-bottom: 1px solid var(--line); }
-thead th { color: var(--quiet); font-size: 13px; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { display: inline-block; width: calc(100% - 60px); height: 10px; margin-right: 10px; border-radius: 5px; overflow: hidden;
   background: var(--line); }
 .bar i { display: block; height: 100%; background: var(--main); } .bar.other i { background: var(--other); }
 img { image-rendering: pixelated; border-radius: 6px; display: block; width: 100%; height: auto; border: 1px solid var(--line); }
-figure { margin: 0; min-width: 0; } figcaption { font-size: 13px; line-height: 1.35; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 20px; }
 .gallery.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); margin-bottom: 28px; }
 .pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 10px; }
@@ -56,11 +35,7 @@ figure { margin: 0; min-width: 0; } figcaption { font-size: 13px; line-height: 1
 .yes { color: var(--good); } .no { color: var(--bad); } .marks span { white-space: nowrap; }
 .strip { display: flex; gap: 8px; overflow-x: auto; padding: 4px 0 12px; }
 .strip figure { flex: 1 0 84px; max-width: 132px; } .strip figcaption { color: var(--quiet); font-size: 12px; margin-top: 4px; }
-h3 { font-size: 14px; font-weight: 550; margin: 16px 0 2px; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; overflow-x: auto;
-  font: 13px/1.6 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--quiet); font-size: 12px; }
-.grid { stroke: var(--line); } .axis { stroke: var(--quiet); } .raw { fill: none; stroke: var(--other); stroke-width: 1; }
+.raw { fill: none; stroke: var(--other); stroke-width: 1; }
 .smooth { fill: none; stroke: var(--main); stroke-width: 2; } .dot { fill: transparent; } .dot:hover { fill: var(--main); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 0 40px; }
 """
@@ -109,12 +84,7 @@ def write_report(path: Path, report: DemoReport) -> None:
         _commands(report.commands),
         _facts(report),
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    title = escape(report.title)
-    body = "\n".join(section for section in sections if section)
-    page = f'<!doctype html>\n<html lang="en"><head>{head}<title>{title}</title><style>{_STYLE}</style></head>\n'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{page}<body>\n<h1>{title}</h1>\n{body}\n</body></html>\n", encoding="utf-8")
+    write_page(path, report.title, sections, _STYLE)
 
 
 def contact_sheet(
@@ -202,11 +172,11 @@ def _chart(points: Sequence[tuple[int, float]]) -> str:
         return left + (step - first) / (last - first) * width, top + (high - loss) / (high - low) * height
 
     parts = []
-    for value in _ticks(low, high, 5):
+    for value in ticks(low, high, 5):
         y = place(first, value)[1]
         parts.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in _ticks(first, last, 8):
+    for value in ticks(first, last, 8):
         x = place(value, low)[0]
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + height}"/>')
         parts.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{value:g}</text>')
@@ -228,14 +198,6 @@ def _chart(points: Sequence[tuple[int, float]]) -> str:
 
 def _mean(points: Sequence[tuple[int, float]]) -> float:
     return sum(loss for _, loss in points) / len(points)
-
-
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between low and high: at most about `most`, a step of 1, 2 or 5 times a power of ten apart."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return [round(number * step, 10) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _gallery(report: DemoReport) -> str:
@@ -265,7 +227,7 @@ def _card(caption: str, image: Image.Image, score: Score, who: str) -> str:
     ]
     by = f'<span class="who">{who}</span>' if who else ""
     text = f'<span class="caption">{escape(caption)}</span>{by}<span class="marks">{"".join(marks)}</span>'
-    return f"<figure>{_picture(image, f'Picture made for: {caption}')}<figcaption>{text}</figcaption></figure>"
+    return f"<figure>{picture(image, f'Picture made for: {caption}')}<figcaption>{text}</figcaption></figure>"
 
 
 def _mark(right: bool, aspect: str) -> str:
@@ -275,20 +237,13 @@ def _mark(right: bool, aspect: str) -> str:
     return f'<span class="{kind}" role="img" aria-label="{aspect}: {word}" title="{aspect}: {word}">{sign} {aspect}</span>'
 
 
-def _picture(image: Image.Image, description: str) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(description)}" width="{image.width}" height="{image.height}">'
-
-
 def _filmstrips(strips: Sequence[Filmstrip]) -> str:
     if not strips:
         return ""
     parts = []
     for caption, frames in strips:
         figures = [
-            f"<figure>{_picture(image, f'{caption}, {label}')}<figcaption>{escape(label)}</figcaption></figure>"
+            f"<figure>{picture(image, f'{caption}, {label}')}<figcaption>{escape(label)}</figcaption></figure>"
             for label, image in frames
         ]
         parts.append(f'<h3>{escape(caption)}</h3><div class="strip">{"".join(figures)}</div>')
@@ -311,8 +266,7 @@ def _facts(report: DemoReport) -> str:
     tables = []
     for title, rows in (("Settings", report.settings), ("Timings", times)):
         if rows:
-            lines = [f'<tr><th scope="row">{escape(k)}</th><td class="number">{escape(v)}</td></tr>' for k, v in rows.items()]
-            tables.append(f"<section><h2>{title}</h2><table><tbody>{''.join(lines)}</tbody></table></section>")
+            tables.append(f"<section><h2>{title}</h2>{facts(rows)}</section>")
     return f'<div class="columns">{"".join(tables)}</div>' if tables else ""
 
 

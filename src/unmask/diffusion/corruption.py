@@ -1,4 +1,4 @@
-"""The forward process: which targets of a sample are masked, and whether its prompt is dropped (model.md 4.1-4.4).
+"""The forward process: which targets of a sample are masked, and which of its conditions are dropped (model.md 4.1-4.4, 4.7).
 
 Shapes: K text targets, C image codes of one sample.
 """
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from unmask.config import FieldError
 
 MaskPolicy = Literal["uniform", "cosine", "logit_normal"]
 
@@ -20,12 +22,20 @@ class CorruptionConfig:
 
     Attributes:
         text_policy, image_policy: distribution of the mask ratio, drawn separately for text and for the picture.
-        prompt_drop: share of the drawing samples whose prompt is masked throughout, so that guidance has an unconditional side.
+        prompt_drop: share of the drawing samples whose prompt is masked throughout, so that guidance has an unconditional side;
+            pictures to read go with it, references do not.
+        reference_drop: share of the samples with references whose references are all masked, with or without the prompt.
     """
 
     text_policy: MaskPolicy = "cosine"
     image_policy: MaskPolicy = "cosine"
     prompt_drop: float = 0.1
+    reference_drop: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_drop", "reference_drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FieldError(name, f"is a share of the samples, 0 to 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,8 @@ class Noise:
         text_mask_K: which text targets are masked.
         code_mask_C: which codes are masked.
         text_ratio, image_ratio: the mask ratios that were drawn.
-        prompt_dropped: whether every token that is neither a target nor a picture is masked too.
+        prompt_dropped: whether every token that is neither a target nor a picture of codes is masked too.
+        references_dropped: whether the references are masked.
     """
 
     text_mask_K: np.ndarray
@@ -44,6 +55,7 @@ class Noise:
     text_ratio: float
     image_ratio: float
     prompt_dropped: bool
+    references_dropped: bool
 
 
 def mask_ratio(policy: MaskPolicy, rng: np.random.Generator) -> float:
@@ -66,15 +78,31 @@ def mask_from_draws(ratio: float, draws: np.ndarray) -> np.ndarray:
     return masked
 
 
-def draw_noise(num_text_targets: int, num_codes: int, config: CorruptionConfig, rng: np.random.Generator) -> Noise:
+def draw_noise(
+    num_text_targets: int,
+    num_codes: int,
+    config: CorruptionConfig,
+    rng: np.random.Generator,
+    visible_text_rate: float = 0.0,
+) -> Noise:
     """The noise of one sample; everything comes from `rng`, in a fixed order, whatever the policies.
 
     Only targets can be masked, and where there are targets at least one is (the published code draws over whole rows and may mask none:
     model.md Q1). Samples without a picture to draw keep their prompt (Q21).
+
+    Args:
+        num_text_targets: K.
+        num_codes: C; 0 for a sample that draws nothing.
+        config: how samples are corrupted.
+        rng: the sample's own generator.
+        visible_text_rate: how often no text is masked, so that a picture is drawn from a clean plan; never where text is all there is to learn.
     """
     text_ratio = mask_ratio(config.text_policy, rng)
     image_ratio = mask_ratio(config.image_policy, rng)
     dropped = bool(rng.random() < config.prompt_drop) and num_codes > 0
     text_mask = mask_from_draws(text_ratio, rng.random(num_text_targets))
     code_mask = mask_from_draws(image_ratio, rng.random(num_codes))
-    return Noise(text_mask, code_mask, text_ratio, image_ratio, dropped)
+    if bool(rng.random() < visible_text_rate) and num_codes > 0:
+        text_mask = np.zeros_like(text_mask)
+    references_dropped = bool(rng.random() < config.reference_drop)
+    return Noise(text_mask, code_mask, text_ratio, image_ratio, dropped, references_dropped)

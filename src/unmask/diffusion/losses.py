@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,6 +28,16 @@ class LossTerms:
     image: LossTerm | None
 
 
-def cross_entropy(logits_MV: Tensor, targets_M: Tensor) -> LossTerm:
-    """Summed cross-entropy in fp32 over M masked targets."""
-    return LossTerm(F.cross_entropy(logits_MV.float(), targets_M, reduction="sum"), len(targets_M))
+def cross_entropy(logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor | None = None) -> LossTerm:
+    """Summed cross-entropy in fp32 over M masked targets, each times its weight."""
+    if weights_M is None:
+        return LossTerm(F.cross_entropy(logits_MV.float(), targets_M, reduction="sum"), len(targets_M))
+    each_M = F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
+    return LossTerm((each_M * weights_M).sum(), len(targets_M))
+
+
+def edit_weights(edited_M: np.ndarray, weight: float) -> np.ndarray:
+    """float32 weights of one sample's M masked codes: `weight` where the edit shows, 1 elsewhere, scaled to a mean of 1 (model.md 4.8)."""
+    weights_M = np.where(edited_M, weight, 1.0)
+    scaled: np.ndarray = (weights_M * (len(weights_M) / max(weights_M.sum(), 1e-9))).astype(np.float32)
+    return scaled

@@ -18,7 +18,8 @@ class Segments:
     Attributes:
         index_SL: for sample s and slot l the row of the token; slots past the sample's end repeat row 0 and are masked out.
         slot_N: for each row its place in the flattened [S * L] slots.
-        keys_SL: which slots hold a token; None when all do (samples of equal length need no mask).
+        keys_SL: which slots hold a token; None when all do (samples of equal length need no mask). A sample without tokens sees row 0, so
+            that its slots, which nobody reads, hold numbers.
     """
 
     index_SL: Tensor
@@ -37,7 +38,7 @@ class Segments:
             slot[sample] = torch.arange(len(sample)) + number * longest
         keys = None
         if min(lengths, default=0) != longest:
-            keys = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+            keys = torch.arange(longest)[None, :] < torch.tensor(lengths).clamp(min=1)[:, None]
         return cls(index, slot, keys)
 
     def to(self, device: torch.device) -> "Segments":

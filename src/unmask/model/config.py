@@ -1,9 +1,13 @@
 """What a model file (`config/model/*.yaml`) says: sizes only; the classes are the same for 8 B and for 1 M parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from unmask.config import FieldError
 from unmask.vocab import CodeBook
+
+BESIDE = "./"
+"""How a model file begins a path that is relative to its own folder, so that a converted folder can be moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,11 @@ class VisionConfig:
     num_layers: int
     num_heads: int
     mlp_width: int
+
+    @property
+    def pooled(self) -> int:
+        """Features along one side of a tile."""
+        return self.image_size // self.patch_size // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,16 @@ class ModelConfig:
     def head_width(self) -> int:
         """Width of one attention head, the same in both towers."""
         return self.text_width // self.num_heads
+
+    def found_in(self, folder: Path) -> "ModelConfig":
+        """The same with what it calls `./...` looked up in the folder that it was read from."""
+
+        def find(reference: str) -> str:
+            return str(folder / reference) if reference.startswith(BESIDE) else reference
+
+        vq = self.image_tokenizer
+        vq = vq if vq.weights is None else replace(vq, weights=find(vq.weights))
+        return replace(self, tokenizer=find(self.tokenizer), image_tokenizer=vq)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,25 +11,45 @@ from unmask.model.transformer import Block, Packing, Streams, Transformer
 
 
 @dataclass(frozen=True)
+class Sight:
+    """The pictures to read of a batch: N tiles of S x S pixels, F features in the text.
+
+    Attributes:
+        pixels_NSS3: uint8 tiles.
+        feature_F: which feature is meant, flat over [N, tokens]; one past the last is the newline.
+        row_F: the row of the text tower where it stands.
+    """
+
+    pixels_NSS3: Tensor
+    feature_F: Tensor
+    row_F: Tensor
+
+
+@dataclass(frozen=True)
 class ModelInputs:
     """What the model sees: T text tokens, B pictures of P x Q codes, all samples one after another.
 
     Attributes:
         text_ids_T: ids of the text tower's tokens, masked ones included.
-        codes_BPQ: codes of the pictures being drawn, masked ones included.
+        codes_BPQ: codes of the pictures in the gen tower, in the order of their tokens: those being drawn, masked codes included, and
+            references.
         packing: which token belongs to which sample and where.
         compress: whether one gen token holds 2x2 codes.
+        drawn_D: which of the B pictures are being drawn; None: all.
+        sight: the pictures to read; None: there are none, and the vision tower does not run.
     """
 
     text_ids_T: Tensor
     codes_BPQ: Tensor
     packing: Packing
     compress: bool
+    drawn_D: Tensor | None = None
+    sight: Sight | None = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where logits are wanted: rows of the text tower and codes (flat over [B, P, Q]); None for nowhere."""
+    """Where logits are wanted: rows of the text tower and codes (flat over [D, P, Q], the drawn pictures); None for nowhere."""
 
     text_M: Tensor | None
     codes_M: Tensor | None
@@ -61,13 +81,20 @@ class UnifiedModel(nn.Module):
 
     def forward(self, inputs: ModelInputs, wanted: Wanted) -> ModelOutput:
         """Logits at the wanted places; what cannot change them is not computed."""
-        h = Streams(self.text_embedding(inputs.text_ids_T), self.code_embedding(inputs.codes_BPQ, inputs.compress))
-        h = self.transformer(h, inputs.packing, text_wanted=wanted.text_M is not None)
+        text_TD = self.text_embedding(inputs.text_ids_T)
+        if inputs.sight is not None:
+            text_TD = self.vision.place(text_TD, inputs.sight)
+        num_pictures = len(inputs.codes_BPQ)
+        gen = self.code_embedding(inputs.codes_BPQ, inputs.compress) if num_pictures else text_TD[:0, : self.config.gen_width]
+        h = self.transformer(Streams(text_TD, gen), inputs.packing, text_wanted=wanted.text_M is not None)
         text = None if wanted.text_M is None else self.text_head(h.text[wanted.text_M])
         codes = None
         if wanted.codes_M is not None:
             grid = (inputs.codes_BPQ.shape[1], inputs.codes_BPQ.shape[2])
-            codes = self.code_head(h.gen, grid, inputs.compress, wanted.codes_M)
+            gen = h.gen
+            if inputs.drawn_D is not None:
+                gen = gen.unflatten(0, (num_pictures, -1))[inputs.drawn_D].flatten(0, 1)
+            codes = self.code_head(gen, grid, inputs.compress, wanted.codes_M)
         return ModelOutput(text, codes)
 
     @torch.no_grad()
@@ -76,8 +103,8 @@ class UnifiedModel(nn.Module):
 
         Linear layers get a normal of std 1/sqrt(fan_in), cut at 3 std; what writes into a residual stream (`attn_out`, `ff_out`) is divided by
         sqrt(2 * (layer + 1)) (LLaDA's `mitchell` rule); tables 1, so that a word weighs as much in its residual stream as a code in its own and
-        is not drowned by the first layer's output; norms 1. The squeezing kernel starts as the mean of its 2x2 square, the
-        stretching one as a copy to all four.
+        is not drowned by the first layer's output; norms 1. The squeezing kernel starts as the mean of its 2x2 square, as the pool of a
+        vision tower does, the stretching one as a copy to all four.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 1:
@@ -90,6 +117,9 @@ class UnifiedModel(nn.Module):
         eye = torch.eye(self.config.gen_width)[:, :, None, None]
         self.code_embedding.compressor.weight.copy_(eye.expand(-1, -1, 2, 2) / 4)
         self.code_head.expander.weight.copy_(eye.expand(-1, -1, 2, 2))
+        if self.config.vision is not None:
+            self.vision.newline.normal_(0.0, 1.0, generator=generator)
+            self.vision.pool.weight.copy_((torch.eye(self.config.vision.width) / 4)[:, :, None, None].expand(-1, -1, 2, 2))
         for number, block in enumerate(self.transformer.blocks):
             assert isinstance(block, Block)
             for weight in (block.attn_out.weight, block.text.ff_out.weight, block.gen.ff_out.weight):

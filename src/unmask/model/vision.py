@@ -1,4 +1,4 @@
-"""The eye: SigLIP patches, pooled 2x2 by a convolution, projected to the text width (model.md 1.4).
+"""The eye: SigLIP patches, pooled 2x2 by a convolution, projected to the text width, placed in the text (model.md 1.4, 1.5).
 
 The published model keeps 26 of SigLIP's 27 layers and reads the last one's output before `post_layernorm` (kept, unused).
 """
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from unmask.model.config import VisionConfig
+from unmask.model.unified import Sight
 
 
 class VisionEncoder(nn.Module):
@@ -37,3 +38,9 @@ class VisionEncoder(nn.Module):
         pooled = self.pool(patches.transpose(1, 2).unflatten(2, (side, side)))
         out: Tensor = self.projector(pooled.flatten(2).transpose(1, 2))
         return out
+
+    def place(self, text_TD: Tensor, sight: Sight) -> Tensor:
+        """The text's embeddings with the features of the tiles in their rows."""
+        pixels_N3SS = sight.pixels_NSS3.permute(0, 3, 1, 2).to(self.newline.dtype) / 127.5 - 1
+        features = torch.cat([self(pixels_N3SS).flatten(0, 1), self.newline[None]])
+        return text_TD.index_copy(0, sight.row_F, features[sight.feature_F].to(text_TD.dtype))

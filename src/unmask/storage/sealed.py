@@ -22,7 +22,7 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
 
     Args:
         folder: where it will stand; one that stands there is replaced.
-        fill: writes the files into the folder that it is given.
+        fill: writes the files into the folder that it is given; subfolders are allowed. What it raises leaves nothing behind.
 
     Raises:
         CheckpointError: the disk is full or the place cannot be written; nothing else is touched.
@@ -32,9 +32,12 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         fill(unfinished)
-        facts = {path.name: {"bytes": path.stat().st_size, "crc32": _checksum(path)} for path in sorted(unfinished.iterdir())}
+        files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+        facts = {
+            path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "crc32": _checksum(path)} for path in files
+        }
         (unfinished / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": facts}, indent=1))
-        for path in (*unfinished.iterdir(), unfinished):
+        for path in (*unfinished.rglob("*"), unfinished):
             flush(path)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
@@ -46,6 +49,9 @@ def write(folder: Path, fill: Callable[[Path], None]) -> None:
             where=str(folder),
             fix="free some space, or choose a folder that you may write; what stands there already is untouched",
         ) from None
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def verify(folder: Path) -> None:

@@ -1,19 +1,16 @@
 """Record files -> one memory-mapped Arrow table, built once per node and mapped by all its processes.
 
-A table is a folder of the cache with two files: `table.arrow` (uncompressed Arrow IPC) and `table.json` (where batches and
-files begin). It is written under another name and renamed when it is whole, so that a crash leaves nothing half-built; a
-lock lets one process build while the others wait. Its name is a hash of what it was made from.
+A table is a folder of the cache with three files: `table.arrow` (uncompressed Arrow IPC), `starts.npy` (where its batches begin) and
+`table.json` (what it is, and where its record files begin). `build_once` makes it; its name is a hash of what it was made from.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-import socket
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +18,19 @@ import numpy as np
 import pyarrow as pa
 
 from unmask.errors import DataError, did_you_mean
-from unmask.storage.record_files import (
-    BATCH_BYTES,
-    BATCH_ROWS,
-    CsvFile,
-    RecordFile,
-    check_path,
-    nearest,
-    open_record_file,
-    parquet_footer,
-    some,
-)
+from unmask.storage.build_once import build_once
+from unmask.storage.record_base import BATCH_BYTES, BATCH_ROWS, JSON, RecordFile, nearest, some
+from unmask.storage.record_files import check_path, open_record_file
+from unmask.storage.records_csv import CsvFile
+from unmask.storage.records_json import JsonFile
+from unmask.storage.records_parquet import parquet_footer
 from unmask.storage.sealed import flush
 
-ENGINE = 1
+ENGINE = 2
 """Raised whenever the same files would give another table; older tables are then built anew."""
 
-_BATCHES_KEPT = 4096
+_FLUSH_BYTES = 512 << 20  # the disk starts on what is written, so that little is left to wait for at the end
+_BATCHES_KEPT = 4096  # some 2 KB each
 
 
 class RecordTable:
@@ -48,6 +41,7 @@ class RecordTable:
         num_rows: over all files.
         columns: names, in order.
         fingerprint: the identity of the files' content, hexadecimal: a touch, a copy or another choice of columns leaves it.
+        files: `(path, first row, identity of its content)` of every record file.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
@@ -55,10 +49,11 @@ class RecordTable:
         self.num_rows: int = about["num_rows"]
         self.columns: tuple[str, ...] = tuple(about["columns"])
         self.fingerprint: str = about["fingerprint"]
-        self._batch_starts: list[int] = about["batch_starts"]
-        self._files: list[str] = [file for file, _ in about["files"]]
-        self._file_starts: list[int] = [start for _, start in about["files"]]
+        self.files: tuple[tuple[str, int, str], ...] = tuple((file, start, content) for file, start, content in about["files"])
+        self._batch_starts = np.load(path / "starts.npy", mmap_mode="r")
+        self._file_starts = [start for _, start, _ in self.files]
         self._reader = pa.ipc.open_file(pa.memory_map(str(path / "table.arrow")))
+        self._is_json = [field.type == JSON for field in self._reader.schema]
         self._batches: dict[int, list[pa.Array]] = {}
 
     @classmethod
@@ -94,8 +89,25 @@ class RecordTable:
         self._check(index)
         number = bisect_right(self._batch_starts, index) - 1
         arrays = self._batches.get(number) or self._load(number)
-        place = int(index) - self._batch_starts[number]
-        return {name: array[place].as_py() for name, array in zip(self.columns, arrays, strict=True)}
+        place = int(index) - int(self._batch_starts[number])
+        values = {name: array[place].as_py() for name, array in zip(self.columns, arrays, strict=True)}
+        for name, is_json in zip(self.columns, self._is_json, strict=True):
+            if is_json and values[name] is not None:
+                values[name] = json.loads(values[name])
+        return values
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """(first row, some rows) over the whole table, in order, of some columns as mapped: little memory at any size.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        places = [self._place(name) for name in columns]
+        schema = pa.schema([self._reader.schema.field(place) for place in places])
+        for number in range(len(self._batch_starts)):
+            batch = self._reader.get_batch(number)
+            table = pa.Table.from_arrays([batch.column(place) for place in places], schema=schema)
+            yield int(self._batch_starts[number]), table
 
     def column(self, name: str) -> np.ndarray:
         """One column in memory, [num_rows]: numbers in their own type (float64 with NaN where integers have nulls), else objects.
@@ -111,10 +123,7 @@ class RecordTable:
         Raises:
             DataError: there is no such column.
         """
-        if name not in self.columns:
-            fix = did_you_mean(name, self.columns)
-            raise DataError(f"the table has no column '{name}'", where=str(self.path), fix=fix)
-        place = self.columns.index(name)
+        place = self._place(name)
         chunks = [self._reader.get_batch(number).column(place) for number in range(len(self._batch_starts))]
         return pa.chunked_array(chunks, type=self._reader.schema.field(place).type)
 
@@ -122,7 +131,13 @@ class RecordTable:
         """The record file of a row, and the row's number in it from 0 (blank lines are no rows)."""
         self._check(index)
         number = bisect_right(self._file_starts, index) - 1
-        return self._files[number], int(index) - self._file_starts[number]
+        return self.files[number][0], int(index) - self._file_starts[number]
+
+    def _place(self, name: str) -> int:
+        if name not in self.columns:
+            fix = did_you_mean(name, self.columns)
+            raise DataError(f"the table has no column '{name}'", where=str(self.path), fix=fix)
+        return self.columns.index(name)
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.num_rows:
@@ -141,15 +156,17 @@ def open_table(
     optional: Sequence[str],
     cache_dir: Path,
     where: str | None = None,
+    blame: Mapping[str, str] | None = None,
 ) -> RecordTable:
     """The table of some record files, built if the cache lacks it.
 
     Args:
-        paths: .parquet, .csv, .tsv, .csv.gz and .tsv.gz files; rows keep their order.
+        paths: files of the kinds of `record_files`; rows keep their order.
         columns: names that every file must have; None takes every column of any file.
         optional: names that are taken where they are present; nulls where a file lacks one, absent where all do.
         cache_dir: where tables are kept; made if absent.
         where: the place in a configuration that names the files, for errors.
+        blame: column -> the place in a configuration that asks for it, where that is another.
 
     Raises:
         DataError: a file or column is missing, a file is broken or has no rows, or the cache cannot be written.
@@ -157,23 +174,18 @@ def open_table(
     if not paths or (columns is not None and not [*columns, *optional]):
         raise DataError("names no record file" if not paths else "asks for no column", where=where)
     key = _key(paths, columns, optional, where)
-    folder = cache_dir / key
+
+    def fill(draft: Path) -> None:
+        _build(draft, paths, _Asked(columns, optional, where, blame or {}))
+        if _key(paths, columns, optional, where) != key:
+            raise DataError("a record file changed while it was read", where=where or paths[0], fix="start again")
+
     try:
-        return RecordTable.open(folder)
-    except DataError:
-        pass  # not there yet, or damaged
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_dir / f"{key}.lock"):
-            try:
-                return RecordTable.open(folder)  # another process has built it meanwhile
-            except DataError:
-                _build_in_place(folder, paths, columns, optional, where)
+        return build_once(cache_dir / key, RecordTable.open, fill)
     except OSError as error:
         said = error.strerror or " ".join(str(error).split())[:160]
         fix = "free some space there, or choose another cache folder"
         raise DataError(f"cannot write the table of {paths[0]} ({said})", where=str(cache_dir), fix=fix) from None
-    return RecordTable.open(folder)
 
 
 def _key(paths: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str], where: str | None) -> str:
@@ -187,38 +199,21 @@ def _key(paths: Sequence[str], columns: Sequence[str] | None, optional: Sequence
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; the system frees it when the process ends, however it ends."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+@dataclass(frozen=True)
+class _Asked:
+    """What a table shall hold, and whom to blame in errors: `where` for files, `blame` for columns."""
+
+    columns: Sequence[str] | None
+    optional: Sequence[str]
+    where: str | None
+    blame: Mapping[str, str]
 
 
-def _build_in_place(
-    folder: Path, paths: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str], where: str | None
-) -> None:
-    """Build beside the place and move there. Runs under the lock, so other unfinished folders of this name are remains."""
-    for remains in folder.parent.glob(f"{folder.name}.*.part"):
-        shutil.rmtree(remains, ignore_errors=True)
-    draft = folder.with_name(f"{folder.name}.{socket.gethostname()}-{os.getpid()}.part")
-    try:
-        draft.mkdir()
-        _build(draft, paths, columns, optional, where)
-        if _key(paths, columns, optional, where) != folder.name:
-            raise DataError("a record file changed while it was read", where=where or paths[0], fix="start again")
-        if folder.exists():
-            shutil.rmtree(folder)  # damaged
-        os.replace(draft, folder)
-        flush(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _build(draft: Path, paths: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str], where: str | None) -> None:
-    """Write `table.arrow` and `table.json` into a folder, batch by batch."""
+def _build(draft: Path, paths: Sequence[str], asked: _Asked) -> None:
+    """Write `table.arrow`, `starts.npy` and `table.json` into a folder, batch by batch."""
+    where = asked.where
     files = [open_record_file(path, where) for path in paths]
-    names = _choose(files, columns, optional)
+    names = _choose(files, asked)
     schema = _schema(files, names)
     batch_starts: list[int] = []
     file_starts: list[int] = []
@@ -233,12 +228,15 @@ def _build(draft: Path, paths: Sequence[str], columns: Sequence[str] | None, opt
                 yield _fill(batch, schema)
 
     target = draft / "table.arrow"
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        written = 0
-        for batch in _even(rows()):
+    with ThreadPoolExecutor(1) as disk, pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        written = flushed = 0
+        flushing: Future[None] | None = None
+        for batch in _ahead(_even(rows())):
             batch_starts.append(written)
             writer.write_batch(batch)
             written += batch.num_rows
+            if sink.tell() - flushed > _FLUSH_BYTES and (flushing is None or flushing.done()):
+                flushing, flushed = disk.submit(flush, target), sink.tell()
     if num_rows == 0:
         raise (
             files[0].error("has no rows")
@@ -246,33 +244,51 @@ def _build(draft: Path, paths: Sequence[str], columns: Sequence[str] | None, opt
             else DataError("the record files have no rows", where=where or paths[0])
         )
     flush(target)
+    np.save(draft / "starts.npy", np.array(batch_starts, dtype=np.int64))
+    flush(draft / "starts.npy")
+    contents = [file.content() for file in files]
     about = {
         "engine": ENGINE,
         "num_rows": num_rows,
         "columns": schema.names,
-        "fingerprint": hashlib.sha256(json.dumps([file.content() for file in files]).encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
         "bytes": target.stat().st_size,
-        "batch_starts": batch_starts,
-        "files": [[os.path.abspath(file.path), start] for file, start in zip(files, file_starts, strict=True)],
+        "files": [
+            [os.path.abspath(file.path), start, content]
+            for file, start, content in zip(files, file_starts, contents, strict=True)
+        ],
     }
     (draft / "table.json").write_text(json.dumps(about))
     flush(draft / "table.json")
     flush(draft)
 
 
-def _choose(files: Sequence[RecordFile], columns: Sequence[str] | None, optional: Sequence[str]) -> list[str]:
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, the next one made by another thread while this one is written."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _choose(files: Sequence[RecordFile], asked: _Asked) -> list[str]:
     """The columns of the table, in order."""
     present = list(dict.fromkeys(name for file in files for name in file.names))
-    if columns is None:
+    if asked.columns is None:
         return present
     for file in files:
-        for name in columns:
+        for name in asked.columns:
             if name not in file.names:
+                what = f"{file.path} has no column '{name}'; it has {some(file.names)}"
+                if name in asked.blame:
+                    raise DataError(what, where=asked.blame[name], fix=nearest(name, file.names))
                 raise file.error(f"has no column '{name}'; it has {some(file.names)}", nearest(name, file.names))
-    names = list(dict.fromkeys([*columns, *(name for name in optional if name in present)]))
+    names = list(dict.fromkeys([*asked.columns, *(name for name in asked.optional if name in present)]))
     for file in files:
         if not set(names) & set(file.names):
-            raise file.error(f"has none of the columns {some([*columns, *optional])}; it has {some(file.names)}")
+            wanted = some([*asked.columns, *asked.optional])
+            raise file.error(f"has none of the columns {wanted}; it has {some(file.names)}")
     return names
 
 
@@ -291,6 +307,8 @@ def _schema(files: Sequence[RecordFile], names: Sequence[str]) -> pa.Schema:
 
 def _common_type(name: str, one: pa.DataType, two: pa.DataType, first: RecordFile | None, file: RecordFile) -> pa.DataType:
     from_csv = isinstance(file, CsvFile)
+    if isinstance(first, JsonFile) and isinstance(file, JsonFile) and one != two and not pa.types.is_null(two):
+        return pa.float64() if {one, two} == {pa.int64(), pa.float64()} else JSON
     if from_csv and pa.types.is_string(one):
         return one  # CSV fields are read as text where text is wanted
     if from_csv and pa.types.is_string(two) and isinstance(first, CsvFile):

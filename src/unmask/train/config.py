@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from unmask.config import FieldError, load
+from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
+from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ModelConfig
@@ -23,13 +25,13 @@ class ImageConfig:
         size: side in pixels.
         compress: whether one gen token holds 2x2 codes (published: off at 256 px, on at 1024).
         condition_drop: share of the pictures whose micro-conditions are left out.
-        decode: `draft` scales JPEGs while decoding, `exact` decodes them whole.
+        decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
     """
 
     size: int
     compress: bool
     condition_drop: float = 0.3
-    decode: Literal["draft", "exact"] = "draft"
+    decode: DecodeMode = "draft"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +68,34 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Worker processes, steps made in advance, and how many rows may fail."""
+    """How data is read.
+
+    Attributes:
+        workers: processes that build samples; 0 builds them in the training process.
+        steps_ahead: steps in the making while one is trained on.
+        fault_budget: the share of a data set's last 1,000 draws that may fail.
+        max_length: tokens of the longest sample.
+        cache: folder of the built tables and of the lists of archive members.
+        fetch_seconds: the longest that a micro-batch waits for storage. What may pass is asked for again for most of it, then its row is
+            replaced; when the rows after it do not come either, the run stops with its state saved.
+        image_cache: folder on a local disk that keeps fetched pictures, shared by the processes of a node; null keeps none. Pictures must not
+            change at their address.
+        image_cache_gb: what that folder holds at most, in 10^9 bytes.
+    """
 
     workers: int = 1
     steps_ahead: int = 2
     fault_budget: float = 0.01
     max_length: int = 8192
     cache: Path = Path("~/.cache/unmask")
+    fetch_seconds: float = 30.0
+    image_cache: Path | None = None
+    image_cache_gb: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name in ("fetch_seconds", "image_cache_gb"):
+            if not getattr(self, name) > 0:
+                raise FieldError(name, f"must be above 0, not {getattr(self, name):g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +119,12 @@ class StageConfig:
 
     Attributes:
         name: of the stage; the run's folder is `out`, default `runs/NAME`.
-        model: a name under `config/model/` or the path of a model file.
+        model: a name under `config/model/`, the path of a model file, or a converted folder.
         data: the data YAML.
         init: checkpoint to start the weights from; null: drawn at random.
         trainable: the parts of the model that learn.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
+        edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
         mixing: how groups share a step.
         seed: of weights, order and noise.
     """
@@ -116,6 +140,7 @@ class StageConfig:
     init: Path | None = None
     trainable: tuple[Part, ...] = ("all",)
     text_loss: bool = True
+    edit_weight: float = 5.0
     mixing: MixingMode = "mixed"
     seed: int = 0
     threads: int | None = None
@@ -127,6 +152,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise FieldError("steps", f"must be at least 1, not {self.steps}")
+        if not self.edit_weight > 0:
+            raise FieldError("edit_weight", f"must be above 0, not {self.edit_weight}")
         if "all" not in self.trainable and self.init is None:
             parts = ", ".join(self.trainable)
             raise FieldError(
@@ -151,14 +178,22 @@ def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
 
 
 def load_model_config(reference: str) -> ModelConfig:
-    """A model by name (`config/model/NAME.yaml`) or by path.
+    """A model by name (`config/model/NAME.yaml`), by path, or that of a converted folder.
 
     Raises:
         ConfigError: there is no such file; names those there are.
     """
+    if (Path(reference) / "model.yaml").is_file():
+        return load(ModelConfig, Path(reference) / "model.yaml").found_in(Path(reference))
     if reference.endswith((".yaml", ".yml")):
         return load(ModelConfig, Path(reference))
     return load(ModelConfig, config_file("model", reference))
+
+
+def tiling(config: ModelConfig) -> TilingConfig | None:
+    """The tiles that a model's vision tower reads; None for a model without one."""
+    vision = config.vision
+    return None if vision is None else TilingConfig(tile=vision.image_size, pooled=vision.pooled)
 
 
 def config_file(kind: str, name: str) -> Path:

@@ -18,14 +18,15 @@ from unmask.data.records import Mixture
 from unmask.data.sample import Recipe
 from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
-from unmask.errors import CheckpointError, ConfigError, FaultBudgetError, TrainingError
+from unmask.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer, load_image_tokenizer
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights import native
+from unmask.storage.fetch import FetchConfig
 from unmask.storage.hub import locate
 from unmask.train import checkpoint
-from unmask.train.config import StageConfig, load_model_config
+from unmask.train.config import StageConfig, load_model_config, tiling
 from unmask.train.metrics import Reporter, StepMetrics
 from unmask.train.optim import build_optimizer, freeze, lr_factor, set_lr
 from unmask.train.step import Objective, accumulate
@@ -56,42 +57,47 @@ def train(stage: StageConfig, console: Console) -> Path:
         The last checkpoint.
 
     Raises:
-        UnmaskError: anything that the user can mend; what was trained since the last checkpoint is lost, nothing else.
+        DataError, StorageError: rows or storage that stop the run; a checkpoint of the last finished step has been written.
+        UnmaskError: anything else that the user can mend; what was trained since the last checkpoint is lost, nothing else.
     """
     run = prepare(stage, console)
     budget = FaultBudget(stage.loader.fault_budget)
-    skipped, done = 0, run.state
-    with Reporter(stage.folder, run.state.step, stage.steps, stage.log.tensorboard, console) as reporter:
-        for loaded, waited, started in _timed(run):
-            number = loaded.state.step
-            reporter.faults(number, loaded.faults)
-            try:
+    skipped, done, noted = 0, run.state, set[str]()
+    try:
+        with Reporter(stage.folder, run.state.step, stage.steps, stage.log.tensorboard, console) as reporter:
+            for loaded, waited, started in _timed(run):
+                number = loaded.state.step
+                reporter.faults(number, loaded.faults)
+                for note in set(loaded.notes) - noted:
+                    console.print(note)
+                noted |= set(loaded.notes)
                 budget.observe(loaded)
-            except FaultBudgetError:
-                save(run, done)
-                raise
-            lr = stage.optim.lr * lr_factor(number - 1, stage.steps, stage.optim.warmup_ratio, stage.optim.min_lr_ratio)
-            set_lr(run.optimizer, lr)
-            run.optimizer.zero_grad(set_to_none=True)
-            losses = accumulate(run.model, run.image_tokenizer, loaded.batches, run.objective, run.device)
-            norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), stage.optim.clip_norm))
-            finite = math.isfinite(norm) and math.isfinite(losses.total)
-            skipped = 0 if finite else skipped + 1
-            if finite:
-                run.optimizer.step()
-            elif skipped > MAX_SKIPPED:
-                raise TrainingError(f"loss or gradients were not finite in {skipped} steps in a row", fix="lower optim.lr")
-            seconds = time.perf_counter() - started
-            samples, tokens = sum(map(len, loaded.batches)), sum(len(batch.ids_T) for batch in loaded.batches)
-            reporter.step(
-                StepMetrics(
-                    number, losses.total, losses.text, losses.image, norm, lr, not finite,
-                    samples / seconds, tokens / seconds, waited / seconds, sum(budget.counts.values()),
-                )
-            )  # fmt: skip
-            done = loaded.state
-            if number % stage.checkpoint.every == 0 or number == stage.steps:
-                save(run, done)
+                lr = stage.optim.lr * lr_factor(number - 1, stage.steps, stage.optim.warmup_ratio, stage.optim.min_lr_ratio)
+                set_lr(run.optimizer, lr)
+                run.optimizer.zero_grad(set_to_none=True)
+                losses = accumulate(run.model, run.image_tokenizer, loaded.batches, run.objective, run.device)
+                norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), stage.optim.clip_norm))
+                finite = math.isfinite(norm) and math.isfinite(losses.total)
+                skipped = 0 if finite else skipped + 1
+                if finite:
+                    run.optimizer.step()
+                elif skipped > MAX_SKIPPED:
+                    raise TrainingError(f"loss or gradients were not finite in {skipped} steps in a row", fix="lower optim.lr")
+                seconds = time.perf_counter() - started
+                samples, tokens = sum(map(len, loaded.batches)), sum(len(batch.ids_T) for batch in loaded.batches)
+                reporter.step(
+                    StepMetrics(
+                        number, losses.total, losses.text, losses.image, norm, lr, not finite,
+                        samples / seconds, tokens / seconds, waited / seconds, sum(budget.counts.values()), loaded.retries,
+                    )
+                )  # fmt: skip
+                done = loaded.state
+                if number % stage.checkpoint.every == 0 or number == stage.steps:
+                    save(run, done)
+    except (DataError, StorageError):  # a budget, an outage, credentials that have expired: what was learned is kept
+        if done != run.state:
+            save(run, done)
+        raise
     return native.find(stage.folder)
 
 
@@ -121,7 +127,7 @@ def prepare(stage: StageConfig, console: Console) -> Run:
     (stage.folder / "stage.yaml").write_text(to_yaml(stage))
     config = load_model_config(stage.model)
     tokenizer_file = locate(config.tokenizer, "tokenizer.json")
-    recipe, mixture = _open_data(stage, tokenizer_file, _picture_tokens(stage, config.image_tokenizer.factor))
+    recipe, mixture = _open_data(stage, tokenizer_file, config)
     image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
     chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
     if chat.vocab.size > config.vocab_size:
@@ -137,7 +143,7 @@ def prepare(stage: StageConfig, console: Console) -> Run:
     fingerprint: dict[str, object] = dict(mixture.fingerprint())
     state = _resume(stage, model, optimizer, fingerprint, console) or mixture.order.start()
     loader = Loader(recipe, mixture.order, state, _division(stage), stage.loader.workers, stage.loader.steps_ahead)
-    objective = Objective(stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed)
+    objective = Objective(stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight)
     return Run(stage, model, image_tokenizer, optimizer, objective, loader, state, fingerprint, device)
 
 
@@ -171,18 +177,26 @@ def _make_folder(folder: Path) -> None:
         ) from None
 
 
-def _open_data(stage: StageConfig, tokenizer_file: Path, picture_tokens: int) -> tuple[Recipe, Mixture]:
+def _open_data(stage: StageConfig, tokenizer_file: Path, model: ModelConfig) -> tuple[Recipe, Mixture]:
     cache = stage.loader.cache.expanduser()
     encoding = EncodingConfig(
         tokenizer=tokenizer_file,
         image_size=stage.image.size,
-        picture_tokens=picture_tokens,
+        picture_tokens=_picture_tokens(stage, model.image_tokenizer.factor),
         max_length=stage.loader.max_length,
         condition_drop=stage.image.condition_drop,
         image_mode=stage.image.decode,
+        vision=tiling(model),
+        code_pixels=model.image_tokenizer.factor,
     )
-    recipe = Recipe(load_mixture(stage.data), stage.data.parent, cache, stage.seed, stage.mixing, encoding)
-    return recipe, Mixture(recipe.mixture, recipe.folder, cache, stage.seed, stage.mixing)
+    fetch = FetchConfig(
+        seconds=stage.loader.fetch_seconds,
+        cache=stage.loader.image_cache,
+        cache_bytes=int(stage.loader.image_cache_gb * 1e9),
+        archives=cache / "archives",
+    )
+    recipe = Recipe(load_mixture(stage.data), stage.data.parent, cache, stage.seed, stage.mixing, encoding, stage.steps, fetch)
+    return recipe, Mixture(recipe.mixture, recipe.folder, cache, stage.seed, stage.mixing, stage.steps)
 
 
 def _picture_tokens(stage: StageConfig, factor: int) -> int:

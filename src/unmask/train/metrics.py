@@ -26,6 +26,7 @@ class StepMetrics:
         samples_per_second, tokens_per_second: over this step.
         data_wait: share of the step's time spent waiting for the loader.
         faults: rows replaced since the start of this process.
+        retries: how often storage was asked again for this step.
     """
 
     step: int
@@ -39,6 +40,7 @@ class StepMetrics:
     tokens_per_second: float
     data_wait: float
     faults: int
+    retries: int = 0
 
 
 class JsonLines:

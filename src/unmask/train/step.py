@@ -1,6 +1,6 @@
 """The equation: Batch -> Corrupted -> ModelOutput -> LossTerms -> gradients. Here data, noise and model meet.
 
-Shapes: T tokens, B pictures of P x Q codes, M masked targets.
+Shapes: T tokens, B pictures of P x Q codes, N tiles, F features, R references, M masked targets, C codes of all pictures to draw.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from unmask.data.batch import Batch
+from unmask.data.tiles import NEWLINE
 from unmask.data.tokenize import Role
 from unmask.diffusion.corruption import CorruptionConfig, draw_noise
-from unmask.diffusion.losses import LossTerm, LossTerms, cross_entropy
+from unmask.diffusion.losses import LossTerm, LossTerms, cross_entropy, edit_weights
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.transformer import Packing
-from unmask.model.unified import ModelInputs, UnifiedModel, Wanted
+from unmask.model.unified import ModelInputs, Sight, UnifiedModel, Wanted
 from unmask.randomness import keyed_generator
 
 
@@ -28,12 +29,14 @@ class Corrupted:
         inputs: what the model sees.
         wanted: where there are masked targets.
         text_targets_M, code_targets_M: what was there.
+        code_weights_M: what each code counts in the loss; None: all the same.
     """
 
     inputs: ModelInputs
     wanted: Wanted
     text_targets_M: Tensor
     code_targets_M: Tensor
+    code_weights_M: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Objective:
         corruption: how samples are masked.
         compress: whether one gen token holds 2x2 codes.
         text_loss: whether text is masked and learned.
-        mask_token: id of the masked text token, which also stands for a dropped prompt.
+        mask_token: id of the masked text token, which also stands for a dropped prompt or reference.
         seed: of the noise.
+        edit_weight: what a code that an edit changes counts, where a sample weighs them.
     """
 
     corruption: CorruptionConfig
@@ -53,49 +57,139 @@ class Objective:
     text_loss: bool
     mask_token: int
     seed: int
+    edit_weight: float = 5.0
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """The noise of all samples together.
+
+    Attributes:
+        text_T: masked text targets.
+        dropped_T: tokens of dropped conditions.
+        code_C: masked codes of the pictures to draw, flat.
+        tile_N, reference_R: which tiles and references are left.
+        weight_M: weights of the masked codes; None: all the same.
+    """
+
+    text_T: np.ndarray
+    dropped_T: np.ndarray
+    code_C: np.ndarray
+    tile_N: np.ndarray
+    reference_R: np.ndarray
+    weight_M: np.ndarray | None
 
 
 def corrupt(batch: Batch, tokenizer: ImageTokenizer, objective: Objective, device: torch.device) -> Corrupted:
-    """The forward process; the noise of a sample depends on its draw alone."""
-    codes_BPQ = tokenizer.encode(torch.from_numpy(batch.pixels_BHW3).to(device))
-    codes_per_picture = codes_BPQ[0].numel() if len(codes_BPQ) else 0
-    ids_T, text_mask_T, code_masks = batch.ids_T.copy(), np.zeros(len(batch.ids_T), dtype=bool), []
-    start = 0
-    for draw, length, pictures in zip(batch.draws, batch.lengths_S.tolist(), batch.pictures_S.tolist(), strict=True):
-        roles_L = batch.roles_T[start : start + length]
-        answers = np.flatnonzero(roles_L == Role.ANSWER) if objective.text_loss else np.empty(0, dtype=np.int64)
-        rng = keyed_generator(objective.seed, draw, "noise")
-        noise = draw_noise(len(answers), pictures * codes_per_picture, objective.corruption, rng)
-        text_mask_T[start + answers[noise.text_mask_K]] = True
-        if noise.prompt_dropped:
-            ids_T[start : start + length][roles_L == Role.PROMPT] = objective.mask_token
-        code_masks.append(noise.code_mask_C)
-        start += length
-    text_targets = batch.ids_T[text_mask_T]
-    ids_T[text_mask_T] = objective.mask_token
-    is_picture_T = batch.roles_T == Role.PICTURE
-    code_mask = torch.from_numpy(np.concatenate(code_masks)).to(device)
-    wanted_text = torch.from_numpy(np.flatnonzero(text_mask_T[~is_picture_T])).to(device) if objective.text_loss else None
-    wanted_codes = code_mask.nonzero()[:, 0] if len(codes_BPQ) else None
+    """The forward process; the noise of a sample depends on its draw alone. What is dropped is not encoded."""
+    shown = batch.pixels_BHW3 if len(batch.pixels_BHW3) else batch.references_RHW3
+    grid = tokenizer.grid(*shown.shape[1:3]) if len(shown) else (0, 0)
+    masks = _draw_masks(batch, objective, grid[0] * grid[1])
+    ids_T = np.where(masks.text_T | masks.dropped_T, objective.mask_token, batch.ids_T)
+    is_gen_T = ((batch.roles_T == Role.PICTURE) | (batch.roles_T == Role.REFERENCE)) & ~masks.dropped_T
+    where_codes = torch.from_numpy(np.flatnonzero(masks.code_C)).to(device)
+    codes_BPQ, drawn, targets_M = _codes(batch, masks, tokenizer, where_codes, device)
+    text_at = np.flatnonzero(masks.text_T[~is_gen_T])
+    drawn_D = None
+    if drawn < len(codes_BPQ):
+        tokens = grid[0] * grid[1] // (4 if objective.compress else 1)
+        is_drawn_B = batch.roles_T[is_gen_T][::tokens] == Role.PICTURE
+        order_B = np.where(is_drawn_B, is_drawn_B.cumsum() - 1, drawn + (~is_drawn_B).cumsum() - 1)
+        codes_BPQ = codes_BPQ[torch.from_numpy(order_B).to(device)]
+        drawn_D = torch.from_numpy(np.flatnonzero(is_drawn_B)).to(device)
     inputs = ModelInputs(
-        torch.from_numpy(ids_T[~is_picture_T]).to(device),
-        torch.where(code_mask.view_as(codes_BPQ), tokenizer.config.code_book.mask, codes_BPQ),
-        Packing.build([torch.from_numpy(each) for each in np.split(is_picture_T, batch.lengths_S.cumsum()[:-1])]).to(device),
+        torch.from_numpy(ids_T[~is_gen_T]).to(device),
+        codes_BPQ,
+        Packing.build([torch.from_numpy(each) for each in np.split(is_gen_T, batch.lengths_S.cumsum()[:-1])]).to(device),
         objective.compress,
+        drawn_D,
+        _sight(batch, masks, is_gen_T, device),
     )
     return Corrupted(
         inputs,
-        Wanted(wanted_text, wanted_codes),
-        torch.from_numpy(text_targets).to(device),
-        codes_BPQ.flatten()[code_mask],
+        Wanted(torch.from_numpy(text_at).to(device) if len(text_at) else None, where_codes if len(where_codes) else None),
+        torch.from_numpy(batch.ids_T[masks.text_T]).to(device),
+        targets_M,
+        None if masks.weight_M is None else torch.from_numpy(masks.weight_M).to(device),
+    )
+
+
+def _draw_masks(batch: Batch, objective: Objective, codes_per_picture: int) -> _Masks:
+    """The noise of every sample, one after another."""
+    text_T, dropped_T = np.zeros(len(batch.ids_T), dtype=bool), np.zeros(len(batch.ids_T), dtype=bool)
+    codes, weights, tiles, references = [], [], [], []
+    edited_C = batch.edited_BPQ.reshape(-1)
+    if len(edited_C) not in {0, len(batch.pixels_BHW3) * codes_per_picture}:
+        raise ValueError(
+            f"edits are marked on another grid {batch.edited_BPQ.shape} than the {codes_per_picture} codes of a picture"
+        )
+    start, first_code = 0, 0
+    for number, (draw, length) in enumerate(zip(batch.draws, batch.lengths_S.tolist(), strict=True)):
+        roles_L = batch.roles_T[start : start + length]
+        answers = np.flatnonzero(roles_L == Role.ANSWER) if objective.text_loss else np.empty(0, dtype=np.int64)
+        num_codes = int(batch.pictures_S[number]) * codes_per_picture
+        rng = keyed_generator(objective.seed, draw, "noise")
+        noise = draw_noise(len(answers), num_codes, objective.corruption, rng, float(batch.visible_text_S[number]))
+        text_T[start + answers[noise.text_mask_K]] = True
+        if noise.prompt_dropped:
+            dropped_T[start : start + length] |= (roles_L == Role.PROMPT) | (roles_L == Role.FEATURE)
+        if noise.references_dropped:
+            dropped_T[start : start + length] |= roles_L == Role.REFERENCE
+        codes.append(noise.code_mask_C)
+        tiles.append(np.full(batch.tiles_S[number], not noise.prompt_dropped))
+        references.append(np.full(batch.references_S[number], not noise.references_dropped))
+        if len(edited_C):
+            edited = edited_C[first_code : first_code + num_codes][noise.code_mask_C]
+            weights.append(edit_weights(edited, objective.edit_weight))
+        start, first_code = start + length, first_code + num_codes
+    return _Masks(
+        text_T,
+        dropped_T,
+        np.concatenate(codes),
+        np.concatenate(tiles),
+        np.concatenate(references),
+        np.concatenate(weights) if weights else None,
+    )
+
+
+def _codes(
+    batch: Batch, masks: _Masks, tokenizer: ImageTokenizer, masked_M: Tensor, device: torch.device
+) -> tuple[Tensor, int, Tensor]:
+    """Codes of the pictures to draw, masked, with those of the references behind them; how many are to draw; what was masked."""
+    kept = [pixels for pixels in (batch.pixels_BHW3, batch.references_RHW3[masks.reference_R]) if len(pixels)]
+    if not kept:
+        return torch.zeros((0, 0, 0), dtype=torch.long, device=device), 0, torch.zeros(0, dtype=torch.long, device=device)
+    codes_BPQ = tokenizer.encode(torch.from_numpy(np.concatenate(kept)).to(device))
+    flat = codes_BPQ.flatten()
+    targets_M = flat[masked_M]
+    codes_BPQ = flat.index_fill(0, masked_M, tokenizer.config.code_book.mask).view_as(codes_BPQ)
+    return codes_BPQ, len(batch.pixels_BHW3), targets_M
+
+
+def _sight(batch: Batch, masks: _Masks, is_gen_T: np.ndarray, device: torch.device) -> Sight | None:
+    """The tiles of prompts that are left, and where their features stand among the text tower's tokens."""
+    if not masks.tile_N.any():
+        return None
+    left_F = ~masks.dropped_T[batch.roles_T == Role.FEATURE]
+    is_feature_T = (batch.roles_T == Role.FEATURE) & ~masks.dropped_T
+    feature_F, per_tile = batch.features_F[left_F], batch.features_per_tile
+    new_number_N = masks.tile_N.cumsum() - 1
+    moved_F = new_number_N[feature_F // per_tile] * per_tile + feature_F % per_tile
+    moved_F[feature_F == NEWLINE] = masks.tile_N.sum() * per_tile
+    return Sight(
+        torch.from_numpy(batch.tiles_NEE3[masks.tile_N]).to(device),
+        torch.from_numpy(moved_F).to(device),
+        torch.from_numpy(np.flatnonzero(is_feature_T[~is_gen_T])).to(device),
     )
 
 
 def losses(model: UnifiedModel, corrupted: Corrupted) -> LossTerms:
-    """Cross-entropy on the masked targets, and nowhere else."""
+    """Cross-entropy on the masked targets, and nowhere else; without any, the model does not run."""
+    if corrupted.wanted.text_M is None and corrupted.wanted.codes_M is None:
+        return LossTerms(None, None)
     output = model(corrupted.inputs, corrupted.wanted)
     text = None if output.text is None else cross_entropy(output.text, corrupted.text_targets_M)
-    image = None if output.codes is None else cross_entropy(output.codes, corrupted.code_targets_M)
+    image = None if output.codes is None else cross_entropy(output.codes, corrupted.code_targets_M, corrupted.code_weights_M)
     return LossTerms(text, image)
 
 
@@ -123,7 +217,7 @@ def accumulate(
     for each in corrupted:
         terms = losses(model, each)
         loss = _share(terms.text, num_text) + _share(terms.image, num_codes)
-        if isinstance(loss, Tensor):
+        if loss.requires_grad:
             loss.backward()
         text += _share(terms.text, num_text).detach() if terms.text else 0
         image += _share(terms.image, num_codes).detach() if terms.image else 0

@@ -205,6 +205,9 @@ def test_without_a_function_rows_are_conversations(tmp_path: Path) -> None:
 def test_arguments_that_exclude_each_other(tmp_path: Path) -> None:
     said = refused(tmp_path, "text_to_image_with_plan", "    process_fn_kwargs: {plan_only: true, no_plan: true}\n")
     assert "'plan_only' and 'no_plan' cannot both be on; keep one of them" in said
+    for name, argument in (("process_gpt_edit", "reweight"), ("edit", "pixel_diff"), ("edit_sharegpt_4o", "reweight")):
+        said = refused(tmp_path, name, f"    process_fn_kwargs: {{t2i: true, {argument}: true}}\n")
+        assert f"'t2i' and '{argument}' cannot both be on; keep one of them" in said
     said = refused(tmp_path, "edit_with_plan", "    process_fn_kwargs: {task: paint}\n")
     assert "must be one of 'add', 'remove', 'swap', 'replace', 'adjust', 'edit', not 'paint'" in said
 

@@ -25,6 +25,9 @@ _GPT_COLUMNS = Columns(
     ("output_paths", "instruction"), SCORES, ("input_paths", "output_paths"), given={"not t2i": ("input_paths",)}
 )
 _GPT_EXAMPLE = Example({"input_paths": ["cats/1.jpg"], "output_paths": "cats/1-blue.jpg", "instruction": "Make it blue."})
+_NO_SOURCE = (("t2i", "reweight"), ("t2i", "pixel_diff"))
+"""What is measured between a picture and its source needs a source."""
+
 _NAMED_COLUMNS = Columns(
     ("{target_key}", "{instruction_key}"),
     SCORES,
@@ -39,6 +42,7 @@ _NAMED_COLUMNS = Columns(
     columns=Columns(
         ("output_image", "input_prompt"), SCORES, ("input_image", "output_image"), given={"not t2i": ("input_image",)}
     ),
+    excludes=_NO_SOURCE[:1],
     example=Example({"input_image": ["cats/1.jpg"], "output_image": "cats/1-blue.jpg", "input_prompt": "Make it blue."}),
 )
 def edit_sharegpt_4o(
@@ -54,7 +58,7 @@ def edit_sharegpt_4o(
     return Conversation("", (ask, answer), fit="crop" if t2i else "pad", edit_weighted=reweight)
 
 
-@preprocess("edit_gpt", "process_gpt_edit", columns=_GPT_COLUMNS, example=_GPT_EXAMPLE)
+@preprocess("edit_gpt", "process_gpt_edit", columns=_GPT_COLUMNS, excludes=_NO_SOURCE, example=_GPT_EXAMPLE)
 def edit_gpt(
     row: Row,
     _rng: np.random.Generator,
@@ -71,10 +75,10 @@ def edit_gpt(
     return _edit(row, ("input_paths", "output_paths", "instruction"), s3_prefix, t2i, (reweight, pixel_diff))
 
 
-@preprocess("edit_pica_banana", "process_pica_banana", columns=_NAMED_COLUMNS, example=_GPT_EXAMPLE)
-@preprocess("edit_metaquery", "metaquery", "process_metaquery", columns=_NAMED_COLUMNS, example=_GPT_EXAMPLE)
-@preprocess("edit_uniworld", "uniworld", "process_uniworld", columns=_NAMED_COLUMNS, example=_GPT_EXAMPLE)
-@preprocess("edit", columns=_NAMED_COLUMNS, example=_GPT_EXAMPLE)
+@preprocess("edit_pica_banana", "process_pica_banana", columns=_NAMED_COLUMNS, excludes=_NO_SOURCE, example=_GPT_EXAMPLE)
+@preprocess("edit_metaquery", "metaquery", "process_metaquery", columns=_NAMED_COLUMNS, excludes=_NO_SOURCE, example=_GPT_EXAMPLE)
+@preprocess("edit_uniworld", "uniworld", "process_uniworld", columns=_NAMED_COLUMNS, excludes=_NO_SOURCE, example=_GPT_EXAMPLE)
+@preprocess("edit", columns=_NAMED_COLUMNS, excludes=_NO_SOURCE, example=_GPT_EXAMPLE)
 def edit(  # noqa: PLR0913  (the published arguments)
     row: Row,
     _rng: np.random.Generator,

@@ -1,6 +1,7 @@
 """Our parameter names <-> those of the published LaViDa-O checkpoint (model.md 1.3). Shapes agree everywhere."""
 
 import re
+from collections.abc import Iterable
 
 _MODULES = {
     "text_embedding": "model.transformer.wte",
@@ -44,3 +45,14 @@ def published_name(name: str) -> str:
         return f"model.vision_tower.vision_tower.vision_model.{inner}"
     module, _, kind = name.rpartition(".")
     return f"{_MODULES[module]}.{kind}"
+
+
+VQ_PREFIX = "model.vqvae."
+"""The frozen image tokenizer inside the published checkpoint; the rest of the name is diffusers' own."""
+IGNORED = ("position_ids", "rotary_emb.inv_freq")
+"""Endings of names that are no parameters: tables that the code computes anew."""
+
+
+def our_names(ours: Iterable[str]) -> dict[str, str]:
+    """Published name -> ours, of every name given."""
+    return {published_name(name): name for name in ours}

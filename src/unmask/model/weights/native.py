@@ -1,21 +1,26 @@
-"""Our own folders: `model.safetensors`, `model.yaml` (sizes) and `picture.yaml` (what it was trained to draw), sealed.
+"""Our own folders: `model.safetensors` (or shards), `model.yaml` (sizes) and `picture.yaml` (what it was trained to draw), sealed.
 
-A run keeps its checkpoints under `checkpoints/step-NNNNNNNN/`; a folder of either kind may be named where a checkpoint is asked for.
+A run keeps its checkpoints under `checkpoints/step-NNNNNNNN/`; a folder of either kind may be named where a checkpoint is asked for. A folder
+that `unmask convert` made also holds `tokenizer.json` and `vqvae/`, which its `model.yaml` calls `./` and `./vqvae`.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import nn
 
 from unmask.config import build, read_yaml
 from unmask.errors import CheckpointError
+from unmask.model.config import ModelConfig
+from unmask.model.weights.shards import Stored, read, scan, scan_file
 from unmask.storage import sealed
 
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
+CONVERSION = "conversion.json"
 
 
 def finished(run: Path) -> list[Path]:
@@ -39,13 +44,28 @@ def find(path: Path) -> Path:
 
 
 def read_config(folder: Path, name: str, cls: type[T]) -> T:
-    """A configuration that was saved with the weights (`model`, `picture`, `stage`)."""
-    return build(cls, read_yaml(folder / f"{name}.yaml"))
+    """A configuration that was saved with the weights (`model`, `picture`, `stage`).
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not (folder / f"{name}.yaml").is_file():
+        raise _part_of_a_model(folder) or CheckpointError(f"there is no {name}.yaml", where=str(folder), fix="copy it again")
+    config: T | ModelConfig = build(cls, read_yaml(folder / f"{name}.yaml"))
+    return cast("T", config.found_in(folder)) if isinstance(config, ModelConfig) else config
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill a model from its folder; see `fill`."""
-    fill(model, folder / WEIGHTS)
+    """Fill a model from its folder, one tensor at a time; see `fill`.
+
+    Raises:
+        CheckpointError: names or shapes differ, a shard is missing or cut, or the folder holds a part of a model only.
+    """
+    part = _part_of_a_model(folder)
+    if part is not None:
+        raise part
+    whole = folder / WEIGHTS
+    _fill(model, scan_file(whole) if whole.is_file() else scan(folder), whole if whole.is_file() else folder)
 
 
 def fill(module: nn.Module, path: Path) -> None:
@@ -54,18 +74,37 @@ def fill(module: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: names or shapes differ, or the file is no whole safetensors file.
     """
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"is no whole safetensors file ({error})", where=str(path), fix="copy it again") from None
-    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
+    _fill(module, scan_file(path), path)
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, stored: Mapping[str, Stored], where: Path) -> None:
+    state = module.state_dict()
+    own = {name: tuple(value.shape) for name, value in state.items()}
+    given = {name: each.shape for name, each in stored.items()}
     differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"{len(differing)} tensors differ from the model, first {name}: {given.get(name)} in the file, {own.get(name)} in the model",
-            where=str(path),
+            where=str(where),
             fix="use the sizes that the weights were made with",
         )
-    module.load_state_dict(weights)
+    for each, value in read(stored.values()):
+        state[each.name].copy_(value)
+
+
+def _part_of_a_model(folder: Path) -> CheckpointError | None:
+    """The error for a converted folder without a gen tower; None for all others."""
+    try:
+        lacks = json.loads((folder / CONVERSION).read_text())["lacks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not lacks:
+        return None
+    vision = " --vision SIGLIP" if "the vision encoder" in lacks else ""
+    return CheckpointError(
+        f"holds a part of a model, without {' and '.join(lacks)}",
+        where=str(folder),
+        fix=f"make it whole with `unmask convert {folder} NEW --stage1 --vq VQVAE{vision}`",
+    )

@@ -1,0 +1,253 @@
+"""Safetensors on disk: one file, or shards with an index. Read one tensor at a time, written one shard at a time.
+
+Opening reads headers only, so a folder of 22 GB is checked in a moment: that every shard is there and whole, and that the index and the
+shards name the same tensors.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unmask.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DEFAULT_LIMIT = 5_000_000_000
+"""Bytes of one shard, as the published checkpoints have it."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: found, not yet read."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def scan(folder: Path, base: str = "model") -> dict[str, Stored]:
+    """Every tensor of a folder, by name.
+
+    Args:
+        folder: holds `BASE.safetensors`, or shards with `BASE.safetensors.index.json`, or `weights.safetensors`, or a single file of any
+            name.
+        base: the usual name of its weights.
+
+    Raises:
+        CheckpointError: a shard is missing or cut, the index names other tensors than the shards, or there are only pickles.
+    """
+    index = folder / f"{base}.safetensors.index.json"
+    if index.is_file():
+        return _scan_index(index)
+    files = sorted(folder.glob("*.safetensors"))
+    for usual in (f"{base}.safetensors", "weights.safetensors"):
+        if folder / usual in files:
+            files = [folder / usual]
+            break
+    if len(files) == 1:
+        return scan_file(files[0])
+    if files:
+        raise CheckpointError(
+            f"there are {len(files)} safetensors files, but no {index.name} that says what belongs together",
+            where=str(folder),
+            fix="download the index too",
+        )
+    pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise _pickle(pickles[0])
+    raise CheckpointError("there are no safetensors here", where=str(folder), fix="give the folder that holds the weights")
+
+
+def _scan_index(index: Path) -> dict[str, Stored]:
+    try:
+        named: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError("is no index of shards", where=str(index), fix="download it again") from None
+    files = sorted(set(named.values()))
+    lost = [name for name in files if not (index.parent / name).is_file()]
+    if lost:
+        count = sum(file == lost[0] for file in named.values())
+        raise CheckpointError(
+            f"{len(lost)} of {len(files)} shards are missing, first {lost[0]} with {count} tensors",
+            where=str(index),
+            fix="download what is missing",
+        )
+    found = {file: scan_file(index.parent / file) for file in files}
+    absent = sorted(name for name, file in named.items() if name not in found[file])
+    if absent:
+        raise CheckpointError(
+            f"names {len(absent)} tensors that are not in their shards, first {absent[0]} in {named[absent[0]]}",
+            where=str(index),
+            fix="download index and shards again, from one place",
+        )
+    unnamed = sorted(name for file, stored in found.items() for name in stored if named.get(name) != file)
+    if unnamed:
+        raise CheckpointError(
+            f"does not name {len(unnamed)} tensors of its shards, first {unnamed[0]}",
+            where=str(index),
+            fix="download index and shards again, from one place",
+        )
+    return {name: found[file][name] for name, file in named.items()}
+
+
+def scan_file(path: Path) -> dict[str, Stored]:
+    """Every tensor of one safetensors file, by name.
+
+    Raises:
+        CheckpointError: it is a pickle, or cut, or something else.
+    """
+    if path.suffix in PICKLES:
+        raise _pickle(path)
+    try:
+        size, file = path.stat().st_size, path.open("rb")
+    except OSError as error:
+        raise _broken(path, error.strerror or str(error)) from None
+    with file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        header = file.read(length) if len(start) == 8 and length <= size else b""
+    try:
+        entries: dict[str, Any] = json.loads(header)
+        entries.pop("__metadata__", None)
+        strange = sorted({str(entry["dtype"]) for entry in entries.values()} - DTYPES.keys())
+        if strange:
+            raise CheckpointError(
+                f"has tensors of type {strange[0]}", where=str(path), fix=f"supported: {', '.join(sorted(DTYPES))}"
+            )
+        found = {
+            name: Stored(path, name, tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in sorted(entries.items())
+        }
+        promised = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        if start.startswith((b"PK\x03\x04", b"\x80")):
+            raise _pickle(path) from None
+        raise _broken(path, f"{size:,} bytes, and no header that can be read") from None
+    if promised != size:
+        raise _broken(path, f"{size:,} bytes, its header promises {promised:,}")
+    return found
+
+
+def read(stored: Iterable[Stored], progress: Callable[[int, int], None] | None = None) -> Iterator[tuple[Stored, Tensor]]:
+    """Tensors, file by file; one is in memory at a time.
+
+    Args:
+        stored: which; a tensor that is named twice is read once.
+        progress: called with the files done and the files in all.
+
+    Raises:
+        CheckpointError: a file has become unreadable.
+    """
+    wanted = sorted(set(stored), key=lambda each: (str(each.file), each.name))
+    files = [(file, list(group)) for file, group in groupby(wanted, key=lambda each: each.file)]
+    for number, (file, group) in enumerate(files):
+        if progress is not None:
+            progress(number, len(files))
+        try:
+            with safe_open(file, "pt") as handle:
+                for each in group:
+                    yield each, handle.get_tensor(each.name)
+        except SafetensorError as error:
+            raise _broken(file, str(error)) from None
+    if progress is not None:
+        progress(len(files), len(files))
+
+
+class ShardWriter:
+    """Collects tensors and writes a shard whenever it is full.
+
+    Args:
+        folder: where the shards go; made if need be.
+        base: name of the files: `BASE.safetensors`, or `BASE-00001-of-00003.safetensors` ... and an index.
+        limit: bytes of one shard.
+    """
+
+    def __init__(self, folder: Path, base: str = "model", limit: int = DEFAULT_LIMIT) -> None:
+        self.folder, self.base, self.limit = folder, base, limit
+        self._waiting: dict[str, Tensor] = {}
+        self._bytes = self._total = 0
+        self._shards: list[list[str]] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor; it must not change any more.
+
+        Raises:
+            OSError: a shard could not be written.
+        """
+        size = tensor.numel() * tensor.element_size()
+        if self._waiting and self._bytes + size > self.limit:
+            self._write()
+        self._waiting[name] = tensor.contiguous()
+        self._bytes += size
+        self._total += size
+
+    def finish(self) -> None:
+        """Write what is left, give the shards their names, write the index if there is more than one."""
+        self._write()
+        if len(self._shards) == 1:
+            self._part(1).rename(self.folder / f"{self.base}.safetensors")
+            return
+        weight_map = {}
+        for number, names in enumerate(self._shards, 1):
+            shard = f"{self.base}-{number:05d}-of-{len(self._shards):05d}.safetensors"
+            self._part(number).rename(self.folder / shard)
+            weight_map.update(dict.fromkeys(names, shard))
+        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(weight_map.items()))}
+        (self.folder / f"{self.base}.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._shards.append(sorted(self._waiting))
+        save(self._waiting, self._part(len(self._shards)))
+        self._waiting, self._bytes = {}, 0
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{self.base}.part-{number:05d}"
+
+
+def save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file, with a full disk reported as the OSError that it is."""
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+
+
+def compare(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """What differs between the tensors of a file and those of a model, in a few words; "" if nothing does."""
+    shapes = sorted(name for name in given.keys() & wanted.keys() if given[name] != wanted[name])
+    kinds = [
+        ("are missing", sorted(wanted.keys() - given.keys()), ""),
+        ("are unexpected", sorted(given.keys() - wanted.keys()), ""),
+        ("have another shape", shapes, f" with {list(given[shapes[0]])}, not {list(wanted[shapes[0]])}" if shapes else ""),
+    ]
+    return "; ".join(f"{len(names)} {what}, first {names[0]}{detail}" for what, names, detail in kinds if names)
+
+
+def _pickle(path: Path) -> CheckpointError:
+    return CheckpointError(
+        "is a pickle, and reading one can run any code; only safetensors are read",
+        where=str(path),
+        fix="get the safetensors version, or write one with safetensors.torch.save_file where you trust the file",
+    )
+
+
+def _broken(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"is no whole safetensors file ({why})", where=str(path), fix="copy it again")

@@ -161,11 +161,11 @@ def throughput(folder: Path, pairs: int, rounds: int) -> list[str]:
         "| way | pictures per CPU-second | CPU s | wall s | peak MB |",
         "|---|---|---|---|---|",
     ]
-    speeds = {}
+    speeds, peaks = {}, {}
     for way, runs in found.items():
         assert all(run["count"] == pairs for run in runs)
         cpu, wall, peak = (statistics.median(run[field] for run in runs) for field in ("cpu", "wall", "mb"))
-        speeds[way] = pairs / cpu
+        speeds[way], peaks[way] = pairs / cpu, peak
         low, high = (least(run["cpu"] for run in runs) for least in (min, max))
         lines.append(f"| {way} | {pairs / cpu:,.0f} | {cpu:.2f} ({low:.2f}-{high:.2f}) | {wall:.2f} | {peak:.0f} |")
     ours, bare, standard = (speeds[way] for way in reversed(WAYS))
@@ -173,7 +173,7 @@ def throughput(folder: Path, pairs: int, rounds: int) -> list[str]:
     lines += [
         "",
         f"The conversion has {ours / bare:.2f} of the speed of our readers alone, and {ours / standard:.2f} of that of tarfile and Pillow.",
-        f"Peak memory of the conversion: {one['mb']:.0f} MB for one tar, {statistics.median(run['mb'] for run in found[WAYS[2]]):.0f} MB for all of them, "
+        f"Peak memory of the conversion: {one['mb']:.0f} MB for one tar, {peaks[WAYS[2]]:.0f} MB for all of them, "
         f"{many['mb']:.0f} MB for four times as many ({many['count']:,.0f} pictures).",
     ]
     return lines

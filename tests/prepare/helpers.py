@@ -14,12 +14,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from unmask.data.conversation import ImageSlot
-from unmask.data.records import Dataset
+from tests.helpers import TOKENIZER
+from unmask.data.encode import EncodingConfig
+from unmask.data.order import Draw
+from unmask.data.records import Mixture
+from unmask.data.sample import SampleBuilder
 from unmask.data.spec import load_mixture
+from unmask.data.tiles import TilingConfig
 from unmask.prepare.converter import Job
 from unmask.prepare.run import prepare, report_path
 from unmask.prepare.sets import CONVERTERS
+from unmask.storage.fetch import FetchConfig
 
 
 def picture(width: int = 64, height: int = 48, color: str = "red", kind: str = "JPEG") -> bytes:
@@ -106,23 +111,28 @@ def convert(name: str, src: Path, out: Path, *, workers: int = 1, options: dict[
 
 
 def through_the_corridor(made: Made, *, remote: bool) -> None:
-    """The printed entry passes every check, and every row becomes a conversation whose pictures are there."""
+    """The entry passes every check; every row becomes a conversation, its pictures are fetched, and the encoder makes a sample of all."""
     file = made.out.with_suffix(".yaml")
     file.write_text(made.report["entry"], encoding="utf-8")
-    entry = load_mixture(file).datasets[0]
-    everything = replace(entry, min_size=None, aes_cutoff=None)
-    dataset = Dataset(everything, file.parent, file.parent / "cache", seed=0)
-    Dataset(replace(everything, sampling_strategy="first:1"), file.parent, file.parent / "cache", seed=0)
+    spec = load_mixture(file)
+    mixture = Mixture(replace(spec, datasets=(replace(spec.datasets[0], min_size=None),)), file.parent, file.parent / "cache", 0)
+    (dataset,) = mixture.datasets
     assert len(dataset) == len(made.rows)
+    builder = SampleBuilder(mixture, ENCODING, FetchConfig(archives=file.parent / "archives"))
     for number in range(len(dataset)):
-        conversation = dataset.conversation(dataset.record(number), np.random.default_rng(number))
-        slots = [part for turn in conversation.turns for part in turn.parts if isinstance(part, ImageSlot)]
-        for slot in slots:
-            assert remote or Path(slot.url.split("::")[0]).is_file(), slot.url
-        columns = [name for name in PICTURE_COLUMNS if made.rows[number].get(name)]
-        assert bool(slots) == bool(columns)
+        record = dataset.record(number)
+        conversation = dataset.conversation(record, np.random.default_rng(number))
+        slots = list(conversation.images())
+        assert bool(slots) == any(made.rows[number].get(name) for name in PICTURE_COLUMNS)
+        if not remote:
+            blobs = builder.pictures(dataset, conversation)
+            sample = builder.encoder.encode(mixture, Draw("default", number), record.source, conversation, blobs)
+            assert len(sample.ids_L) > 0
 
 
+ENCODING = EncodingConfig(
+    tokenizer=TOKENIZER, image_size=16, picture_tokens=4, max_length=4096, vision=TilingConfig(tile=16, pooled=2), code_pixels=2
+)
 PICTURE_COLUMNS = ("s3_path", "image", "input_image", "output_image", "input_paths", "output_paths")
 
 

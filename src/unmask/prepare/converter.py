@@ -38,6 +38,23 @@ class Note(NamedTuple):
 Item = Row | Dropped | Note
 
 
+class Retract(Exception):
+    """Rows of this shard that were given have to be left out after all; raised when the shard is at its end.
+
+    Args:
+        reason: what they are counted under.
+        pictures: the first path of those rows; None for all rows.
+    """
+
+    def __init__(self, reason: str, pictures: frozenset[str] | None) -> None:
+        super().__init__(reason)
+        self.reason, self.pictures = reason, pictures
+
+    def covers(self, path: str) -> bool:
+        """Whether a row of this picture is left out."""
+        return self.pictures is None or path in self.pictures
+
+
 @dataclass(frozen=True)
 class Option:
     """A choice that one data set has.

@@ -17,7 +17,7 @@ from unmask.errors import DataError
 from unmask.prepare.converter import KEY, Converter, Dropped, Item, Job, Note, Row
 from unmask.prepare.names import is_picture, natural
 from unmask.prepare.placing import BROKEN, MISSING, write_whole
-from unmask.prepare.tar import Tar, TarDamage, open_size
+from unmask.prepare.tar import REPEATED, Tar, TarDamage, open_size
 from unmask.prepare.text import caption_of
 
 _SHARD = re.compile(r"^\d{5,}\.parquet$")
@@ -189,11 +189,18 @@ class _Pictures:
                 for member in Tar(file, open_size(file)):
                     if member.refused:
                         self.notes.append(Note(f"member refused: {member.refused}", f"{self._tar.name}/{member.name}"))
+                        if member.refused == REPEATED and self._job.images == "archive":
+                            self._members.pop(_key(member.name), None)
                     elif is_picture(member.name):
-                        key = member.name.rsplit("/", 1)[-1].split(".")[0]
-                        self._members[key] = (member.name, member.offset, member.size)
+                        self._members[_key(member.name)] = (member.name, member.offset, member.size)
             except TarDamage as damage:
                 self.notes.append(Note(f"archive {damage}", self._tar.name))
+                if self._job.images == "archive":  # members of a damaged archive cannot be read one by one
+                    self._members = {}
+
+
+def _key(name: str) -> str:
+    return name.rsplit("/", 1)[-1].split(".")[0]
 
 
 def root(job: Job) -> Path:

@@ -9,11 +9,13 @@ from unmask.errors import DataError
 from unmask.prepare.converter import Dropped, Note
 from unmask.prepare.headers import HEAD, NeedMore, size_of
 from unmask.prepare.names import is_litter, is_picture, safe_relative
-from unmask.prepare.tar import Member, Tar, TarDamage, open_size
+from unmask.prepare.tar import REPEATED, Member, Tar, TarDamage, open_size
 
 MISSING = "picture missing"
 BROKEN = "picture broken"
 UNSAFE = "unsafe picture path"
+DAMAGED = "picture in a damaged archive, of which --images folder keeps what is whole"
+AMBIGUOUS = "picture whose name its archive has twice"
 Size = tuple[int, int]
 
 
@@ -176,6 +178,8 @@ class Finder:
                 where = f"{path.name}/{member.name}"
                 if member.refused:
                     self.notes.append(Note(f"member refused: {member.refused}", where))
+                    if member.refused == REPEATED and self._copy_to is None:
+                        self._index.pop(member.name.removeprefix("./"), None)
                 elif is_picture(member.name) and not is_litter(member.name):
                     if member.name in self._index:
                         self.notes.append(Note("member refused: name given twice", where))
@@ -183,3 +187,5 @@ class Finder:
                         self._index[member.name] = _Place(path, member.offset, member.size)
         except TarDamage as damage:
             self.notes.append(Note(f"archive {damage}", path.name))
+            if self._copy_to is None:  # members of a damaged archive cannot be read one by one
+                self._index = {name: place for name, place in self._index.items() if place.tar != path}

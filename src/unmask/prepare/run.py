@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from unmask.errors import DataError
 from unmask.prepare.coco import Exclusion, exclusion, required_exclusion
-from unmask.prepare.converter import Converter, Dropped, Job, Row, found_in, readable
+from unmask.prepare.converter import Converter, Dropped, Item, Job, Retract, Row, found_in, readable
 from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
@@ -233,14 +233,32 @@ def convert_shard(
 ) -> None:
     """Convert one shard into a part file and its counts; the counts appear last."""
     converter = CONVERTERS.get(name)
+    try:
+        report = _fill(converter, job, shard, Parquet(part, schema, "lz4"), tick)
+    except Retract as retract:
+        report = _fill(converter, job, shard, Parquet(part, schema, "lz4"), tick, retract)
+    write_text(part.with_suffix(".json"), dumps(report.as_json()))
+
+
+def _fill(
+    converter: Converter, job: Job, shard: str, part: Parquet, tick: Callable[[int], None] | None, retract: Retract | None = None
+) -> Report:
+    """Write a part file; rows that a first attempt had to take back are left out.
+
+    Raises:
+        Retract: this is the first attempt.
+    """
     leave_out = required_exclusion(job) if converter.coco else exclusion(job)
     report = Report()
-    prefix, all_allowed = job.prefix.rstrip("/"), leave_out.empty
-    with Parquet(part, schema, "lz4") as target:
-        for item in converter.convert(job, shard):
+    prefix, all_allowed, first = job.prefix.rstrip("/"), leave_out.empty, converter.paths[0]
+    with part as target:
+        items = converter.convert(job, shard)
+        for item in items if retract is None else _to_the_end(items):
             if isinstance(item, dict):
                 reason = None if all_allowed else _excluded(item, converter.paths, leave_out)
-                if reason is not None:
+                if retract is not None and retract.covers(item[first]):
+                    report.drop(retract.reason, item[first])
+                elif reason is not None:
                     report.drop(*reason)
                 else:
                     report.keep()
@@ -251,7 +269,13 @@ def convert_shard(
                 add(report.notes, item.what, 1, item.where)
             if tick is not None and report.read % _TICK == 0:
                 tick(report.read)
-    write_text(part.with_suffix(".json"), dumps(report.as_json()))
+    return report
+
+
+def _to_the_end(items: Iterator[Item]) -> Iterator[Item]:
+    """Items whose `Retract` is known already."""
+    with suppress(Retract):
+        yield from items
 
 
 def _excluded(row: Row, columns: tuple[str, ...], leave_out: Exclusion) -> Dropped | None:

@@ -15,6 +15,8 @@ BLOCK = 512
 MAX_MEMBER = 256 << 20
 """Bytes of the largest member that is used; the storage room reads no larger picture either."""
 
+REPEATED = "name given twice"
+
 _MAX_HEADER = 1 << 20
 _PIECE = 1 << 20
 _KINDS = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"6": "pipe", b"S": "sparse file"}
@@ -119,7 +121,7 @@ class Tar:
         elif size > self._max_member:
             refused = "too large"
         elif name in self._seen:
-            refused = "name given twice"
+            refused = REPEATED
         elif name is not None:
             self._seen.add(name)
         return Member(name if refused is None and name is not None else shown, size, self._position, refused)

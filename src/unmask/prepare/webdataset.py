@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-from unmask.prepare.converter import Dropped, Item, Job, Note, Row
+from unmask.prepare.converter import Dropped, Item, Job, Note, Retract, Row
 from unmask.prepare.names import is_litter, webdataset_key
-from unmask.prepare.placing import BROKEN, Size, member_size, tar_members, write_whole
-from unmask.prepare.tar import Member, Tar, TarDamage
+from unmask.prepare.placing import AMBIGUOUS, BROKEN, DAMAGED, Size, member_size, tar_members, write_whole
+from unmask.prepare.tar import REPEATED, Member, Tar, TarDamage
 
 FIELDS = ("jpg", "jpeg", "png", "webp")
 NO_PICTURE = "text without a picture"
@@ -32,14 +32,22 @@ class _Sample:
 def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow) -> Iterator[Item]:
     """Rows of one tar, in the order in which pairs are whole.
 
+    Pictures that stay in an archive are read from there later, by their names: of a damaged archive none can be, and of members with one name
+    nobody knows which is meant. Unpacked, those before the damage and the first of a name are kept.
+
     Args:
         job: the conversion.
         shard: the tar's path below `src`.
         wanted: text fields that a sample needs.
         make_row: texts by field -> the row without its picture, or why there is none.
+
+    Raises:
+        Retract: at the end, for rows that turned out to be of such pictures.
     """
     path = job.src / shard
     waiting: dict[str, _Sample] = {}
+    repeated: set[str] = set()
+    damaged = False
 
     def where(member: Member) -> str:
         return f"{shard}/{member.name}"
@@ -48,6 +56,8 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
         for tar, member in tar_members(path):
             if member.refused:
                 yield Note(f"member refused: {member.refused}", where(member))
+                if member.refused == REPEATED:
+                    repeated.add(f"{shard}::{member.name.removeprefix('./')}")
                 continue
             key, field = webdataset_key(member.name)
             is_text = field in wanted
@@ -68,9 +78,12 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
                 del waiting[key]
                 yield _item(job, shard, sample, make_row)
     except TarDamage as damage:
+        damaged = True
         yield Note(f"archive {damage}", shard)
     for key, sample in waiting.items():
         yield Dropped(NO_PICTURE if sample.picture is None else NO_TEXT, f"{shard}/{key}")
+    if job.images == "archive" and (damaged or repeated):
+        raise Retract(DAMAGED, None) if damaged else Retract(AMBIGUOUS, frozenset(repeated))
 
 
 def _take_picture(job: Job, shard: str, tar: Tar, member: Member, sample: _Sample) -> None:

@@ -2,7 +2,8 @@ import io
 import tarfile
 from pathlib import Path
 
-from tests.prepare.helpers import convert, picture, tar, write
+from tests.prepare.helpers import convert, once, picture, tar, write
+from unmask.prepare.placing import AMBIGUOUS, DAMAGED
 
 
 def mini(folder: Path) -> Path:
@@ -50,15 +51,20 @@ def test_all_of_it(tmp_path: Path) -> None:
     made = convert("blip3o", mini(tmp_path / "src"), tmp_path / "out" / "blip3o.parquet")
     assert [(row["s3_path"], row["caption"]) for row in made.rows] == [
         ("00001.tar::000000524.jpg", "one"),
-        ("00842.tar::1.jpg", "kept"),
         ("JourneyDB_001.tar::1.png", "twins"),
         ("JourneyDB_001.tar::2.png", "twins"),
         ("sa_000000.tar::sa_1.jpg", "a red wall"),
         ("sa_000000.tar::sa_2.jpg", "a blue door"),
         ("text_1.tar::x/1.JPG", "Café — 日本"),
     ]
-    assert [(row["intWidth"], row["intHeight"]) for row in made.rows[4:6]] == [(80, 60), (40, 90)]
-    assert made.dropped == {"no caption": 1, "picture without a text": 1, "text without a picture": 1, "picture broken": 1}
+    assert [(row["intWidth"], row["intHeight"]) for row in made.rows[3:5]] == [(80, 60), (40, 90)]
+    assert made.dropped == {
+        "no caption": 1,
+        "picture without a text": 1,
+        "text without a picture": 1,
+        "picture broken": 1,
+        DAMAGED: 1,
+    }
     assert made.notes == {"archive breaks off inside a member": 1, "member of no known field": 2}
     assert made.report["dropped"]["picture broken"]["first"] == "text_1.tar/2.jpg"
     assert made.report["read"] == 11
@@ -70,7 +76,7 @@ def test_parts(tmp_path: Path) -> None:
         part: len(convert("blip3o", src, tmp_path / f"{part}.parquet", options={"part": part}).rows)
         for part in ("long", "short", "journeydb", "60k")
     }
-    assert kept == {"long": 2, "short": 2, "journeydb": 2, "60k": 1}
+    assert kept == {"long": 2, "short": 1, "journeydb": 2, "60k": 1}
 
 
 def test_pictures_unpacked(tmp_path: Path) -> None:
@@ -82,9 +88,9 @@ def test_pictures_unpacked(tmp_path: Path) -> None:
 
 
 def test_without_sizes_no_header_is_read(tmp_path: Path) -> None:
-    made = convert("blip3o", mini(tmp_path / "src"), tmp_path / "b.parquet", sizes=False)
+    made = once("blip3o", mini(tmp_path / "src"), tmp_path / "b.parquet", sizes=False)
     assert set(made.rows[0]) == {"s3_path", "caption"}
-    assert len(made.rows) == 8
+    assert len(made.rows) == 7
 
 
 def test_a_prefix_goes_before_every_path(tmp_path: Path) -> None:
@@ -117,3 +123,19 @@ def test_a_hostile_tar_writes_nothing_outside(tmp_path: Path) -> None:
     assert made.notes == {"member refused: link": 1, "member refused: unsafe name": 4, "member refused: name given twice": 2}
     assert list((tmp_path / "outside").iterdir()) == []
     assert not list(tmp_path.rglob("b.jpg")) and not list(tmp_path.rglob("c.jpg"))
+
+
+def test_a_name_given_twice_means_neither_picture_of_an_archive(tmp_path: Path) -> None:
+    members = [
+        ("1.jpg", picture()),
+        ("1.txt", "one"),
+        ("2.jpg", picture()),
+        ("2.txt", "two"),
+        ("1.jpg", picture(color="blue")),
+        ("2.txt", "other"),
+    ]
+    write(tmp_path / "src", {"sa_1.tar": tar(members)})
+    made = convert("blip3o", tmp_path / "src", tmp_path / "b.parquet")
+    assert [row["caption"] for row in made.rows] == ["two"]
+    assert made.dropped == {AMBIGUOUS: 1}
+    assert made.notes == {"member refused: name given twice": 2}

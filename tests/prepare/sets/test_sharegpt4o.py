@@ -67,6 +67,16 @@ def test_unpacked(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out.png").exists()
 
 
+def test_pictures_of_a_damaged_tar(tmp_path: Path) -> None:
+    src = mini(tmp_path / "src")
+    data = tar([("image/t2i_2.png", png("blue")), ("image/t2i_3.png", bytes(5000))])
+    write(src, {"text_to_image_part_1.tar": data[:-4000]})
+    made = convert("sharegpt4o-t2i", src, tmp_path / "s.parquet")
+    assert (len(made.rows), made.dropped) == (1, {"picture missing": 2})
+    assert made.notes["archive breaks off inside a member"] == 1
+    assert len(convert("sharegpt4o-t2i", src, tmp_path / "f.parquet", images="folder").rows) == 2
+
+
 def test_a_picture_drawn_twice(tmp_path: Path) -> None:
     src = mini(tmp_path / "src")
     write(src, {"text_to_image.json": [{"input_prompt": word, "output_image": "image/t2i_1.png"} for word in ("one", "two")]})

@@ -105,7 +105,9 @@ def test_large_members_are_refused_and_passed_over() -> None:
         assert [(member.name, member.refused) for member, _ in found] == [("big.jpg", "too large"), ("small.jpg", None)]
 
 
-@pytest.mark.parametrize(("cut", "says"), [(600, "inside a member"), (300, "inside a header"), (2300, "inside a member")])
+@pytest.mark.parametrize(
+    ("cut", "says"), [(600, "inside a member"), (1520, "inside a member"), (300, "inside a header"), (2300, "inside a member")]
+)
 def test_an_archive_that_breaks_off(cut: int, says: str) -> None:
     data = tar([("a.jpg", bytes(1000)), ("b.jpg", bytes(1000))])[:cut]
     for seekable in (True, False):

@@ -6,6 +6,7 @@ parquet file is the authority: it alone has the rows that failed, and the sizes 
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,11 @@ def need_shards(converter: Callable[[], Converter]) -> Callable[[Job], list[str]
 
 
 def columns_of(job: Job) -> list[str]:
-    """Columns of the first shard."""
-    return list(pq.read_schema(job.src / shards(job)[0]).names)
+    """Columns of the first shard that can be read."""
+    for name in shards(job):
+        with suppress(pa.ArrowException):
+            return list(pq.read_schema(job.src / name).names)
+    return []
 
 
 def present(extra: tuple[Column, ...], names: list[str]) -> list[tuple[str, Column]]:

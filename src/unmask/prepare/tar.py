@@ -150,6 +150,8 @@ class Tar:
 
     def _skip_to(self, end: int) -> None:
         if self._size is not None:
+            if end > self._size:
+                raise TarDamage("breaks off inside a member")
             self._stream.seek(end)
             self._position = end
             return

@@ -61,7 +61,7 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
                 continue
             key, field = webdataset_key(member.name)
             is_text = field in wanted
-            if is_litter(member.name) or not (is_text or field in FIELDS):
+            if not (is_text or field in FIELDS) or is_litter(member.name):
                 if field not in _OTHER_FIELDS and not is_litter(member.name):
                     yield Note("member of no known field", where(member))
                 continue

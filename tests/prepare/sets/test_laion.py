@@ -87,6 +87,24 @@ def test_the_three_forms(form: str, place: str, tmp_path: Path) -> None:
         assert (tmp_path / "laion-images" / "00001" / "000010000.jpg").read_bytes() == PICTURES["000010000"]
 
 
+def test_unpacked(tmp_path: Path) -> None:
+    made = convert("laion", mini(tmp_path / "src", "webdataset"), tmp_path / "laion.parquet", images="folder")
+    assert made.rows[0]["s3_path"] == "00000/000000002.jpg"
+    assert (tmp_path / "laion-images" / "00000" / "000000002.jpg").read_bytes() == PICTURES["000000002"]
+
+
+def test_a_shard_that_breaks_off(tmp_path: Path) -> None:
+    src = mini(tmp_path / "src", "webdataset")
+    (src / "00000.tar").write_bytes((src / "00000.tar").read_bytes()[:-9000])
+    made = convert("laion", src, tmp_path / "laion.parquet")
+    assert made.dropped["picture missing"] == 3
+    assert made.notes["archive breaks off inside a member"] == 1
+    (src / "00000.parquet").write_bytes(b"PAR1 cut")
+    made = convert("laion", src, tmp_path / "laion.parquet")
+    assert len(made.rows) == 1
+    assert any(note.startswith("shard cannot be read") for note in made.notes)
+
+
 def test_repeated_pictures_are_left_out_when_asked(tmp_path: Path) -> None:
     made = convert("laion", mini(tmp_path / "src", "webdataset"), tmp_path / "laion.parquet", options={"dedup": "sha256"})
     assert len(made.rows) == 2

@@ -1,6 +1,8 @@
 """`unmask prepare`: lists, teaches, converts, prints entries that `unmask data check` passes, and says in one line what is wrong."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,8 @@ def test_the_guess_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write(tmp_path / "src", {"rows.csv": "file,text\na.jpg,words\n", "a.jpg": picture()})
     assert run("prepare", "csv", tmp_path / "src", tmp_path / "o.parquet") == 0
     assert "columns: s3_path=file, caption=text   (--map OURS=THEIRS changes this)" in capsys.readouterr().out
+
+
+def test_other_commands_do_not_read_the_data_sets() -> None:
+    code = "import sys; from unmask.cli.main import parse; parse(['data', 'check', 'x.yaml']); sys.exit('unmask.prepare' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

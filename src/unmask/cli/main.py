@@ -23,7 +23,11 @@ COMMANDS = {
     "generate": "draw pictures from captions",
 }
 
-_AGAIN = {"train": "goes on from the last checkpoint", "demo": "goes on from the last checkpoint"}
+_AGAIN = {
+    "train": "goes on from the last checkpoint",
+    "demo": "goes on from the last checkpoint",
+    "prepare": "goes on with the first unfinished part",
+}
 """What a command that was stopped does when it is given again."""
 
 

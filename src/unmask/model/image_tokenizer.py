@@ -3,6 +3,8 @@
 Shapes: B pictures of H x W pixels, P x Q codes with P = H / factor.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,8 @@ from unmask.errors import ConfigError
 from unmask.model.config import ImageTokenizerConfig
 from unmask.model.weights.native import fill
 from unmask.storage.hub import locate
+
+Rounding = Literal["nearest", "down"]
 
 
 class ImageTokenizer(nn.Module):
@@ -52,20 +56,26 @@ class ImageTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels_BHW3: Tensor) -> Tensor:
         """uint8 pixels [B, H, W, 3] -> codes [B, P, Q]: the nearest code book row by Euclidean distance."""
-        x = pixels_BHW3.permute(0, 3, 1, 2).to(self.vq.dtype) / 255
-        latent = self.vq.encode(x).latents
+        return self.encode_scaled(pixels_BHW3.permute(0, 3, 1, 2).to(self.vq.dtype) / 255)
+
+    @torch.no_grad()
+    def encode_scaled(self, pixels_B3HW: Tensor) -> Tensor:
+        """The same from pixels [B, 3, H, W] in [0, 1]."""
+        latent = self.vq.encode(pixels_B3HW).latents
         flat = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
         book = self.vq.quantize.embedding.weight.float()
         distance = book.square().sum(1)[None, :] - 2 * flat @ book.T
-        codes: Tensor = distance.argmin(1).view(len(x), *latent.shape[-2:])
+        codes: Tensor = distance.argmin(1).view(len(pixels_B3HW), *latent.shape[-2:])
         return codes
 
     @torch.no_grad()
-    def decode(self, codes_BPQ: Tensor) -> Tensor:
-        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]."""
+    def decode(self, codes_BPQ: Tensor, rounding: Rounding = "nearest") -> Tensor:
+        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]; the published system rounds `down`."""
         shape = (*codes_BPQ.shape, self.config.latent_channels)
         x = self.vq.decode(codes_BPQ.flatten(1), force_not_quantize=True, shape=shape).sample
-        pixels: Tensor = (x.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        levels = x.float().clamp(0, 1) * 255
+        levels = levels.floor() if rounding == "down" else levels.round()
+        pixels: Tensor = levels.to(torch.uint8).permute(0, 2, 3, 1)
         return pixels
 
 

@@ -146,9 +146,13 @@ class Case:
 
     def finish(self) -> CaseReport:
         """The report, with everything that nothing looked at."""
+        if self.report.not_run is not None:
+            self.report.comparisons.clear()
+            self.report.left_out.clear()
+            return self.report
         compared = {each.tensor for each in self.report.comparisons}
         for name in self.tensors.keys() - compared - self.report.inputs - self.report.left_out.keys():
-            self.report.left_out[name] = self.report.not_run or f"nothing of that name is computed for a case of this kind ({self.report.kind})"
+            self.report.left_out[name] = f"nothing of that name is computed for a case of this kind ({self.report.kind})"
         self.report.left_out = dict(sorted(self.report.left_out.items()))
         return self.report
 

@@ -132,12 +132,21 @@ class Case:
         if name in self.tensors:
             self._add(name, differing(ours, self.tensors[name]), 0.0, ours, note)
 
+    def same_set(self, name: str, ours: Tensor, *, note: str = "") -> None:
+        """Compare whole numbers whose order means nothing."""
+        if name in self.tensors:
+            self._add(name, differing(ours.flatten().sort().values, self.tensors[name].flatten().sort().values), 0.0, ours, note)
+
     def number(self, name: str, ours: float) -> None:
         """Compare a number of the case's settings, if it is there."""
         theirs = self.settings.get(name)
         if isinstance(theirs, (int, float)) and not isinstance(theirs, bool):
             error = relative_error(torch.tensor(float(ours)).double(), torch.tensor(float(theirs)).double())
             self.report.comparisons.append(Comparison(f"settings.{name}", error, self.tolerance))
+
+    def settings_equal(self, name: str, equal: bool) -> None:
+        """Note whether something in the case's settings is the same."""
+        self.report.comparisons.append(Comparison(f"settings.{name}", 0.0 if equal else 1.0, 0.0))
 
     def leave_out(self, name: str, reason: str) -> None:
         """Say why a tensor is not compared, if the case holds it."""

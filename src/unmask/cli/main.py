@@ -18,6 +18,7 @@ COMMANDS = {
     "data": "look at a data file: check every key, file and column; show a row at every stop",
     "train": "train a stage, or go on where it stopped",
     "convert": "import published weights, build the starting point of stage 1, export",
+    "parity": "compare with the numbers of the system that weights come from",
     "generate": "draw pictures from captions",
 }
 

@@ -3,8 +3,6 @@
 Shapes: B pictures of H x W pixels, P x Q codes with P = H / factor.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +10,6 @@ from unmask.errors import ConfigError
 from unmask.model.config import ImageTokenizerConfig
 from unmask.model.weights.native import fill
 from unmask.storage.hub import locate
-
-Rounding = Literal["nearest", "down"]
 
 
 class ImageTokenizer(nn.Module):
@@ -69,14 +65,16 @@ class ImageTokenizer(nn.Module):
         return codes
 
     @torch.no_grad()
-    def decode(self, codes_BPQ: Tensor, rounding: Rounding = "nearest") -> Tensor:
-        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]; the published system rounds `down`."""
+    def levels(self, codes_BPQ: Tensor) -> Tensor:
+        """Codes [B, P, Q] -> pixels [B, H, W, 3] in [0, 255], not yet rounded."""
         shape = (*codes_BPQ.shape, self.config.latent_channels)
         x = self.vq.decode(codes_BPQ.flatten(1), force_not_quantize=True, shape=shape).sample
-        levels = x.float().clamp(0, 1) * 255
-        levels = levels.floor() if rounding == "down" else levels.round()
-        pixels: Tensor = levels.to(torch.uint8).permute(0, 2, 3, 1)
+        pixels: Tensor = (x.float().clamp(0, 1) * 255).permute(0, 2, 3, 1)
         return pixels
+
+    def decode(self, codes_BPQ: Tensor) -> Tensor:
+        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]."""
+        return self.levels(codes_BPQ).round().to(torch.uint8)
 
 
 def load_image_tokenizer(config: ImageTokenizerConfig) -> ImageTokenizer:

@@ -17,7 +17,7 @@ from unmask.diffusion.guidance import published_edit_weights
 from unmask.diffusion.schedules import commit_counts
 from unmask.errors import ConfigError
 from unmask.evaluate.parity.folder import DRAWN, IMAGE, System
-from unmask.evaluate.parity.report import Cannot, Case
+from unmask.evaluate.parity.report import CONFIDENCE_FACTOR, Cannot, Case
 from unmask.evaluate.parity.rows import Merged, embed, find_image, merge, padded, pictures_of
 from unmask.infer.decoding import Condition, DrawingConfig, DrawingStep, Guided, Painter
 from unmask.model.transformer import Streams
@@ -205,7 +205,7 @@ class _Follower:
         if settings.ordered_by_chance:
             case.leave_out(f"{name}.select_index", "chance decides the order; its steps were followed")
         elif settings.config.is_order_fixed or not settings.drawn_by_chance:
-            case.same_set(f"{name}.select_index", step.chosen_BK)
+            case.same_set(f"{name}.select_index", step.chosen_BK.flatten())
         else:
             case.leave_out(f"{name}.select_index", "chance decides what was drawn, and that how sure it is; its steps were followed")
         return self._next(step.number) if chance else None
@@ -229,11 +229,11 @@ class _Follower:
         case, note = self.case, "of masked codes: a fresh draw of the others is thrown away"
         if not self.settings.drawn_by_chance:
             case.equal(f"{name}.x0", step.drawn_BC)
-            case.close(f"{name}.x0_p", step.confidence_BC)
+            case.close(f"{name}.x0_p", step.confidence_BC, factor=CONFIDENCE_FACTOR)
         elif f"{name}.x0" in case and f"{name}.x0_p" in case:
             theirs = case.input(f"{name}.x0")
             p = step.logits_BCV.float().softmax(-1).gather(-1, theirs.view(step.before_BC.shape)[..., None])[..., 0]
-            case.close(f"{name}.x0_p", torch.where(masked, p, case.tensors[f"{name}.x0_p"].view(p.shape)), note=note)
+            case.close(f"{name}.x0_p", torch.where(masked, p, case.tensors[f"{name}.x0_p"].view(p.shape)), factor=CONFIDENCE_FACTOR, note=note)
         elif f"{name}.x0" in case:
             case.leave_out(f"{name}.x0", "chance decides it")
 
@@ -251,16 +251,14 @@ class _Follower:
 
 
 def _base(case: Case, follower: _Follower, merged: Merged) -> None:
-    """The full condition before the first step, as the case holds it; what it holds at the codes is for the loop to fill."""
-    if "inputs_embeds" not in case:
-        return
-    theirs = case.tensors["inputs_embeds"]
+    """The full condition before the first step: words stand where codes will be drawn."""
+    words_BLD = embed(follower.system, merged)
     row = follower.rows[0]
-    words = embed(follower.system, merged)
-    ours = theirs.clone() if theirs.shape == words.shape else words
-    if theirs.shape == words.shape:
-        ours[0, ~row.is_gen_L] = words[0, ~row.is_gen_L]
-    case.close("inputs_embeds", ours, note="positions of the text tower")
+    if row.is_reference_L.any():
+        assert follower.references is not None
+        embedded = follower.system.model.code_embedding(follower.references, follower.painter.compress)
+        words_BLD[0, row.is_reference_L] = torch.nn.functional.pad(embedded, (0, words_BLD.shape[-1] - embedded.shape[-1]))
+    case.close("inputs_embeds", words_BLD)
 
 
 def _results(case: Case, system: System, settings: _Settings, codes_BPQ: Tensor) -> None:
@@ -269,8 +267,7 @@ def _results(case: Case, system: System, settings: _Settings, codes_BPQ: Tensor)
     elif "final_tokens" in case:
         case.equal("final_tokens", codes_BPQ.view(case.tensors["final_tokens"].shape), note="followed" if settings.ordered_by_chance else "")
     if "image_uint8" in case:
-        pixels = system.vq.decode(codes_BPQ, rounding="down")
-        case.equal("image_uint8", pixels.view(case.tensors["image_uint8"].shape))
+        case.pixels("image_uint8", system.vq.levels(codes_BPQ))
     planned = case.settings.get("num_transfer")
     if planned is not None:
         config = settings.config

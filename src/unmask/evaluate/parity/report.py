@@ -9,6 +9,8 @@ from torch import Tensor
 
 GRADIENT_FACTOR = 5.0
 """Gradients may be this much further apart than values."""
+CONFIDENCE_FACTOR = 5.0
+"""So may probabilities of guided logits, which are exponentials of differences of large numbers."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,20 @@ class Case:
         if isinstance(theirs, (int, float)) and not isinstance(theirs, bool):
             error = relative_error(torch.tensor(float(ours)).double(), torch.tensor(float(theirs)).double())
             self.report.comparisons.append(Comparison(f"settings.{name}", error, self.tolerance))
+
+    def pixels(self, name: str, levels: Tensor) -> None:
+        """Compare 8-bit pixels, which the published system rounds down, with ours before they are rounded.
+
+        A level within the tolerance of a whole number may fall to either side of it; the note counts those.
+        """
+        if name not in self.tensors:
+            return
+        levels = levels.view(self.tensors[name].shape)
+        ours, theirs = levels.floor().long(), self.tensors[name].long()
+        differ = ours != theirs
+        edge = differ & ((ours - theirs).abs() == 1) & ((levels - levels.round()).abs() <= 255 * self.tolerance)
+        note = f"{int(edge.sum())} of {edge.numel()} at the edge of two levels" if edge.any() else ""
+        self._add(name, float((differ & ~edge).double().mean()), 0.0, ours, note)
 
     def settings_equal(self, name: str, equal: bool) -> None:
         """Note whether something in the case's settings is the same."""

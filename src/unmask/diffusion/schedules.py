@@ -49,7 +49,9 @@ def temperature_factors(num_steps: int, schedule: TemperatureSchedule, minimum: 
     if schedule == "constant":
         return [1.0] * num_steps
     if schedule not in {"linear", "cosine2"}:
-        raise ConfigError(f"unknown temperature schedule '{schedule}'", fix=did_you_mean(schedule, ("constant", "linear", "cosine2")))
+        raise ConfigError(
+            f"unknown temperature schedule '{schedule}'", fix=did_you_mean(schedule, ("constant", "linear", "cosine2"))
+        )
     falling = 1 - places if schedule == "linear" else torch.cos(math.pi * places / 2)
     factors: list[float] = (falling * (1 - minimum) + minimum).tolist()
     return factors

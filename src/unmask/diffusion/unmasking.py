@@ -76,7 +76,7 @@ def draw_codes(logits_MV: Tensor, uniforms_MV: Tensor | None, temperature: float
 
 
 def halton_order(height: int, width: int, seed: int = 0) -> list[int]:
-    """All cells of a grid of any shape (raster numbers), along a Halton sequence (bases 2 and 3) that starts at a place of its own for each seed."""
+    """All cells of a grid of any shape (raster numbers), along a Halton sequence (bases 2 and 3); each seed starts at a place of its own."""
     order, known, number = list[int](), set[int](), random.Random(seed).randrange(height * width) if seed else 0
     while len(order) < height * width:
         number += 1
@@ -129,7 +129,8 @@ def draw_words(logits_MV: Tensor, uniforms_M: Tensor | None, temperature: float)
         return logits_MV.argmax(-1)
     reached_MV = (logits_MV.double() / temperature).softmax(-1).cumsum(-1)
     draws_M1 = uniforms_M.double()[:, None] * reached_MV[:, -1:]
-    return torch.searchsorted(reached_MV, draws_M1, right=True)[:, 0].clamp(max=logits_MV.shape[-1] - 1)
+    words_M: Tensor = torch.searchsorted(reached_MV, draws_M1, right=True)[:, 0].clamp(max=logits_MV.shape[-1] - 1)
+    return words_M
 
 
 def confident_count(confidence: Tensor, *, threshold: float | None = None, factor: float | None = None) -> int:

@@ -64,7 +64,9 @@ class DrawingConfig:
             raise ConfigError(f"unknown order '{self.order}'", fix=did_you_mean(self.order, CODE_ORDERS))
         first, last = self.guidance_interval
         if not 0 <= first <= last <= 1:
-            raise ConfigError(f"guidance_interval={self.guidance_interval}: two shares of the steps, 0 to 1, the first not the larger")
+            raise ConfigError(
+                f"guidance_interval={self.guidance_interval}: two shares of the steps, 0 to 1, the first not the larger"
+            )
 
     @property
     def is_order_fixed(self) -> bool:
@@ -182,7 +184,9 @@ class Painter:
 
     def __init__(self, model: UnifiedModel, grid: tuple[int, int], compress: bool, config: DrawingConfig) -> None:
         if config.order == "stratified" and grid[0] != grid[1]:
-            raise ConfigError(f"the stratified order needs a square picture, not {grid[1]}x{grid[0]} codes", fix="take order=halton")
+            raise ConfigError(
+                f"the stratified order needs a square picture, not {grid[1]}x{grid[0]} codes", fix="take order=halton"
+            )
         self.model, self.grid, self.compress, self.config = model, grid, compress, config
         self.num_codes, self.book = grid[0] * grid[1], model.config.image_tokenizer.code_book
         self.device = model.text_embedding.weight.device
@@ -222,7 +226,9 @@ class Painter:
             if next_BK is not None and inspect is None:
                 codes_BC.scatter_(1, places_BM, drawn_BM)
             else:
-                codes_BC = self._choose(codes_BC, _Fresh(step, places_BM, logits_BMV, drawn_BM), next_BK, (count, factors[step], noise), inspect)
+                codes_BC = self._choose(
+                    codes_BC, _Fresh(step, places_BM, logits_BMV, drawn_BM), next_BK, (count, factors[step], noise), inspect
+                )
             done += count
             if watch is not None:
                 watch(step, codes_BC, codes_BC != self.book.mask)

@@ -1,7 +1,7 @@
 """Answers as text, block by block (model.md 6.1): the masks of a block are filled in a few at a time, the surest first.
 
-The prompt is a run of embeddings, so that words and features of pictures are one. An answer starts as masks behind it. Blocks are filled from left
-to right; later ones stay masked, and are seen. What is kept between passes:
+The prompt is a run of embeddings, so that words and features of pictures are one. An answer starts as masks behind it. Blocks are filled from
+left to right; later ones stay masked, and are seen. What is kept between passes:
 
 - `none`: every pass runs prompt and answer, which see each other, as in training.
 - `prefix`: the prompt is run once, without the answer; each pass runs the answer.
@@ -39,7 +39,7 @@ class TextConfig:
     Attributes:
         max_new_tokens: length of the answer; it may end earlier.
         block_length: positions of one block; divides `max_new_tokens`.
-        steps_per_block: passes for a block; None: one for each position. More than positions are used only with a plain split, where they are idle.
+        steps_per_block: passes for a block; None: one for each position.
         order: what makes a position come first.
         schedule, shift: how many positions are committed at each step of a block; None splits them equally.
         temperature: of the draw of each word; 0 takes the likeliest.
@@ -165,7 +165,12 @@ class _State:
 
 @torch.no_grad()
 def answer(
-    model: UnifiedModel, prompts: Sequence[TextPrompt], mask_token: int, end_tokens: Sequence[int], config: TextConfig, watch: Watch | None = None
+    model: UnifiedModel,
+    prompts: Sequence[TextPrompt],
+    mask_token: int,
+    end_tokens: Sequence[int],
+    config: TextConfig,
+    watch: Watch | None = None,
 ) -> tuple[list[TextAnswer], Tensor]:
     """Answers, and all positions [S, L] of them.
 
@@ -248,7 +253,11 @@ def _fill_block(model: UnifiedModel, state: _State, block: int, running: list[in
     dynamic = config.threshold is not None or config.factor is not None
     counts = [0] * config.block_length if dynamic else config.counts()
     for step, count in enumerate(counts):
-        left = [sample for sample in running if _masked(state, sample, first, end).any() and not (config.stop and _ended(state, sample))]
+        left = [
+            sample
+            for sample in running
+            if _masked(state, sample, first, end).any() and not (config.stop and _ended(state, sample))
+        ]
         if not left:
             state.steps += 0 if dynamic else len(counts) - step
             return
@@ -263,7 +272,9 @@ def _fill_block(model: UnifiedModel, state: _State, block: int, running: list[in
             _commit(model, state, sample, (first, end), count, _block_states(state, hidden, place, len(left), part, first))
         if watch is not None:
             positions = tuple(0 if part is None else len(state.prompts[sample]) + part[0] for sample in left)
-            seen = TextStep(state.steps, state.words_SL, tuple(hidden[: len(left)]), positions, tuple(left), state.words_SL != before)
+            seen = TextStep(
+                state.steps, state.words_SL, tuple(hidden[: len(left)]), positions, tuple(left), state.words_SL != before
+            )
             other = watch(seen)
             if other is not None:
                 state.words_SL.copy_(other)

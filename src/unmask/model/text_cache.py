@@ -2,7 +2,7 @@
 
 Only the text tower: samples that are decoded as text hold words and features of pictures, and no gen tokens.
 
-Shapes: R rows of all samples one after another, T rows that are run, D text width, H heads, K head width, S samples, L rows of the longest sample.
+Shapes: R rows of all samples one after another, T rows that are run, D text width, H heads, K head width, S samples, L rows of the longest.
 """
 
 from collections.abc import Sequence

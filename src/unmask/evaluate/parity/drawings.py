@@ -49,7 +49,6 @@ class _Settings:
     config: DrawingConfig
     weights: tuple[float, ...]
     mode: int | None
-    resolution: int
     drawn_by_chance: bool
     ordered_by_chance: bool
 
@@ -61,9 +60,15 @@ def published_settings(kw: Mapping[str, Any], is_edit: bool) -> _Settings:
         Cannot: a setting that this program does not render, or a value that breaks a rule.
     """
     other = [key for key, value in kw.items() if key in DEFAULTS and value not in (None, DEFAULTS[key])]
-    other += [key for key in kw.keys() - USED - ABOUT_CHANCE - ABOUT_TEXT - DEFAULTS.keys() if kw[key] not in (None, 0, False, "")]
+    other += [
+        key for key in kw.keys() - USED - ABOUT_CHANCE - ABOUT_TEXT - DEFAULTS.keys() if kw[key] not in (None, 0, False, "")
+    ]
     policy, sampling = kw.get("confidence_policy", "mmada"), kw.get("sample_policy", "multinomial")
-    other += [key for key, value, known in (("confidence_policy", policy, POLICIES), ("sample_policy", sampling, ("argmax", "multinomial"))) if value not in known]
+    other += [
+        key
+        for key, value, known in (("confidence_policy", policy, POLICIES), ("sample_policy", sampling, ("argmax", "multinomial")))
+        if value not in known
+    ]
     if other:
         raise Cannot(f"kw sets {', '.join(f'{key}={kw.get(key)}' for key in sorted(other))}")
     scale, randomness = float(kw.get("guidance_scale", 5)), float(kw.get("alg_temp", 1))
@@ -89,7 +94,7 @@ def published_settings(kw: Mapping[str, Any], is_edit: bool) -> _Settings:
         raise Cannot(f"its settings: {error}") from None
     drawn = sampling == "multinomial" and float(kw.get("temperature", 1)) > 0
     ordered = policy == "mask_git" or (policy == "mmada" and randomness > 0)
-    return _Settings(config, weights, mode, int(kw.get("image_resolution", 512)), drawn, ordered)
+    return _Settings(config, weights, mode, drawn, ordered)
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,15 @@ def run_drawing(case: Case, system: System) -> None:
     codes_C = case.tensors["final_tokens"].flatten() if "final_tokens" in case else case.tensors["step0.xt_before"].flatten()
     side = round(len(codes_C) ** 0.5)
     tokens = int(drawn.sum())
-    if tokens not in {side * side, side * side // 4} or settings.resolution != side * system.config.image_tokenizer.factor:
-        raise Cannot(f"{tokens} positions stand for a picture of {len(codes_C)} codes and {settings.resolution} px")
-    references = _references(case, system, settings.resolution) if reference.any() else None
+    if tokens not in {side * side, side * side // 4}:
+        raise Cannot(f"{tokens} positions stand for a picture of {len(codes_C)} codes")
+    resolution = side * system.config.image_tokenizer.factor
+    references = _references(case, system, resolution) if reference.any() else None
     rows = _conditions(case, system, merged, settings)
     painter = Painter(system.model, (side, side), tokens != side * side, settings.config)
     follower = _Follower(case, system, settings, rows, painter, references)
     _base(case, follower, merged)
-    conditions = tuple(follower.condition(row) for row in rows)
+    conditions = tuple(follower.condition(row) for row in rows[: len(settings.weights)])
     codes = painter.draw([Guided(conditions, 0)], settings.weights, inspect=follower)
     _results(case, system, settings, codes)
 
@@ -147,7 +153,9 @@ def _conditions(case: Case, system: System, merged: Merged, settings: _Settings)
         raise Cannot("its ids hold less than two ends of a turn")
     prompt = torch.arange(len(ids_L)) <= ends[1]
     if (case.settings.get("kw") or {}).get("plan"):
-        header = len(ids_L) - ends[-1] - 1  # the empty assistant header behind the last turn is as long as the one before the plan
+        header = (
+            len(ids_L) - ends[-1] - 1
+        )  # the empty assistant header behind the last turn is as long as the one before the plan
         prompt |= (torch.arange(len(ids_L)) > ends[1] + header) & (torch.arange(len(ids_L)) < int(drawn.int().argmax()))
     case.equal("is_prompt", prompt[None])
     nothing = torch.zeros_like(prompt)
@@ -158,7 +166,6 @@ def _conditions(case: Case, system: System, merged: Merged, settings: _Settings)
         3: ~reference & ~drawn & ~features,
     }
     masks = [nothing] + ([second[settings.mode]] if settings.mode is not None else []) + [prompt]
-    masks = masks[:1] if len(settings.weights) == 1 else masks
     return [_Row(embed(system, merged, mask[None])[0], drawn | (reference & ~mask), reference & ~mask) for mask in masks]
 
 
@@ -207,7 +214,9 @@ class _Follower:
         elif settings.config.is_order_fixed or not settings.drawn_by_chance:
             case.same_set(f"{name}.select_index", step.chosen_BK.flatten())
         else:
-            case.leave_out(f"{name}.select_index", "chance decides what was drawn, and that how sure it is; its steps were followed")
+            case.leave_out(
+                f"{name}.select_index", "chance decides what was drawn, and that how sure it is; its steps were followed"
+            )
         return self._next(step.number) if chance else None
 
     def _entering(self, name: str, codes_C: Tensor) -> None:
@@ -233,7 +242,12 @@ class _Follower:
         elif f"{name}.x0" in case and f"{name}.x0_p" in case:
             theirs = case.input(f"{name}.x0")
             p = step.logits_BCV.float().softmax(-1).gather(-1, theirs.view(step.before_BC.shape)[..., None])[..., 0]
-            case.close(f"{name}.x0_p", torch.where(masked, p, case.tensors[f"{name}.x0_p"].view(p.shape)), factor=CONFIDENCE_FACTOR, note=note)
+            case.close(
+                f"{name}.x0_p",
+                torch.where(masked, p, case.tensors[f"{name}.x0_p"].view(p.shape)),
+                factor=CONFIDENCE_FACTOR,
+                note=note,
+            )
         elif f"{name}.x0" in case:
             case.leave_out(f"{name}.x0", "chance decides it")
 
@@ -265,7 +279,11 @@ def _results(case: Case, system: System, settings: _Settings, codes_BPQ: Tensor)
     if settings.drawn_by_chance:
         case.leave_out("final_tokens", "chance decides them; its steps were followed")
     elif "final_tokens" in case:
-        case.equal("final_tokens", codes_BPQ.view(case.tensors["final_tokens"].shape), note="followed" if settings.ordered_by_chance else "")
+        case.equal(
+            "final_tokens",
+            codes_BPQ.view(case.tensors["final_tokens"].shape),
+            note="followed" if settings.ordered_by_chance else "",
+        )
     if "image_uint8" in case:
         case.pixels("image_uint8", system.vq.levels(codes_BPQ))
     planned = case.settings.get("num_transfer")

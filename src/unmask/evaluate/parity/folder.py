@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask.data.tiles import TilingConfig
 from unmask.errors import CheckpointError
-from unmask.evaluate.parity.report import Case, Cannot
+from unmask.evaluate.parity.report import Cannot, Case
 from unmask.model.config import ModelConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
@@ -102,16 +102,24 @@ class Folder:
             raise CheckpointError("names no case", where=str(folder / "cases.json"), fix="give a folder of cases")
         mask = self.published.get("mask_token_id")
         if type(mask) is not int:
-            raise CheckpointError(f"mask_token_id is {mask!r}, not an id", where=str(folder / "config.json"), fix="use the published file")
+            raise CheckpointError(
+                f"mask_token_id is {mask!r}, not an id", where=str(folder / "config.json"), fix="use the published file"
+            )
         self.ids = Ids.from_mask(mask)
         self.where = weights or folder
         self.unused: tuple[str, ...] = ()
+        if weights is None and not any(folder.glob("weights.safetensors")) and not any(folder.glob("model*.safetensors")):
+            raise CheckpointError("there is no weights.safetensors", where=str(folder), fix="give --weights FILE")
         if weights is not None and not weights.is_dir():
             self.config, self._weights, self._vq = self._open_file(weights)
         else:
             opened = open_source(str(self.where), Hints(tokenizer="none"))
             if opened.config is None:
-                raise CheckpointError(f"holds a {opened.kind} checkpoint, not a whole model", where=str(self.where), fix="give a LaViDa-O checkpoint")
+                raise CheckpointError(
+                    f"holds a {opened.kind} checkpoint, not a whole model",
+                    where=str(self.where),
+                    fix="give a LaViDa-O checkpoint",
+                )
             self.config, self._weights, self._vq = opened.config, dict(opened.weights), dict(opened.image_tokenizer)
             self.unused = tuple(each.name for each in opened.left_out)
         self._systems: dict[ModelConfig, System] = {}
@@ -133,16 +141,25 @@ class Folder:
         config = config_json.lavida_o_config(self.published, self.folder.name, vision, image_tokenizer)
         shapes = model_shapes(config)
         names = {name: name for name in shapes} if "text_embedding.weight" in rest else our_names(shapes)
-        told = compare({name: each.shape for name, each in rest.items()}, {theirs: shapes[ours] for theirs, ours in names.items()})
+        told = compare(
+            {name: each.shape for name, each in rest.items()}, {theirs: shapes[ours] for theirs, ours in names.items()}
+        )
         if told:
             raise CheckpointError(f"{told}", where=str(file), fix="use the weights that the cases were made with")
         match_image_tokenizer(vq, config, file)
         return config, {ours: rest[theirs] for theirs, ours in names.items()}, vq
 
+    @property
     def names(self) -> list[str]:
-        """The cases, and files that no case names."""
-        files = {path.stem for path in self.folder.glob("*.safetensors")} - {"weights", "model"}
-        return sorted({*self.cases, *files})
+        """The cases."""
+        return sorted(self.cases)
+
+    @property
+    def unnamed(self) -> list[str]:
+        """Files that look like cases and that `cases.json` does not name."""
+        known = {*self.cases, "weights", "model", self.where.stem}
+        stems = {path.stem for path in self.folder.glob("*.safetensors")}
+        return sorted(stem for stem in stems - known if not stem.startswith(("weights-", "model-")))
 
     def case(self, name: str, tolerance: float) -> Case:
         """The tensors of a case.

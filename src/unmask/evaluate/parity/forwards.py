@@ -14,18 +14,29 @@ from unmask.evaluate.parity.rows import Trace, embed, merge, pictures_of, run_ro
 @torch.no_grad()
 def run_text(case: Case, system: System) -> None:
     """Embeddings, the hidden states of every layer, keys, values, logits; the same with some positions in the gen tower."""
-    ids_BL = case.input("input_ids")
-    embedded = system.model.text_embedding(ids_BL)
-    case.close("embeddings", embedded)
-    trace = run_rows(system, embedded, torch.zeros_like(ids_BL, dtype=torch.bool))
-    _compare(case, system, trace)
-    case.close("logits_modality_all_false", system.model.text_head(trace.last))
-    mixed = "mixed.modality_indices"
-    if mixed in case:
-        is_gen = case.input(mixed)
-        trace = run_rows(system, embedded, is_gen)
-        trace.hidden[0] = embedded  # the published rows still hold whole word embeddings there, of which the gen tower reads E channels
-        _compare(case, system, trace, "mixed.")
+    if "input_ids" in case:
+        embedded = system.model.text_embedding(case.input("input_ids"))
+        case.close("embeddings", embedded)
+        case.close("inputs_embeds", embedded)
+    else:
+        embedded = case.input("embeddings" if "embeddings" in case else "inputs_embeds")
+    nobody = torch.zeros(embedded.shape[:2], dtype=torch.bool)
+    is_gen = case.input("modality_indices").bool() if "modality_indices" in case else nobody
+    _compare(case, system, _mixed(system, embedded, is_gen))
+    if "logits_modality_all_false" in case:
+        case.close("logits_modality_all_false", system.model.text_head(_mixed(system, embedded, nobody).last))
+    for name in sorted(case.tensors):
+        prefix, dot, kind = name.rpartition(".")
+        if dot and kind == "modality_indices":
+            _compare(case, system, _mixed(system, embedded, case.input(name).bool()), f"{prefix}.")
+    _predictions(case, system, _mixed(system, embedded, is_gen), case.tensors.get("input_ids"))
+
+
+def _mixed(system: System, embedded: Tensor, is_gen: Tensor) -> Trace:
+    """Some positions in the gen tower, which reads the first channels of what the published rows still hold whole."""
+    trace = run_rows(system, embedded, is_gen)
+    trace.hidden[0] = embedded
+    return trace
 
 
 @torch.no_grad()
@@ -42,11 +53,12 @@ def run_reading(case: Case, system: System) -> None:
     case.close("inputs_embeds", embedded)
     trace = run_rows(system, embedded, torch.zeros_like(merged.ids_BL, dtype=torch.bool))
     _compare(case, system, trace)
-    _predictions(case, system, trace, merged.ids_BL == system.ids.mask)
+    _predictions(case, system, trace, merged.ids_BL)
 
 
 def _vision(case: Case, system: System, tiles_N3SS: Tensor) -> None:
-    vision, seen = system.model.vision, {}
+    vision = system.model.vision
+    seen: dict[str, Tensor] = {}
     handle = vision.pool.register_forward_hook(lambda _, given, out: seen.update(given=given[0], out=out))
     projected = vision(tiles_N3SS)
     handle.remove()
@@ -65,23 +77,26 @@ def _compare(case: Case, system: System, trace: Trace, prefix: str = "") -> None
     case.close(f"{prefix}logits", system.model.text_head(trace.last))
 
 
-def _predictions(case: Case, system: System, trace: Trace, is_mask_BL: Tensor) -> None:
-    """What stands at the masks, under whatever name: logits of as many rows, and ids of as many entries."""
-    logits_MV = system.model.text_head(trace.last[is_mask_BL])
-    if not len(logits_MV):
+def _predictions(case: Case, system: System, trace: Trace, ids_BL: Tensor | None) -> None:
+    """What stands at the masks, under whatever name: logits of as many rows, ids of as many entries, or all ids with the masks filled in."""
+    if ids_BL is None or not (ids_BL == system.ids.mask).any():
         return
+    is_mask_BL = ids_BL == system.ids.mask
+    logits_MV = system.model.text_head(trace.last[is_mask_BL])
+    filled_BL = ids_BL.masked_scatter(is_mask_BL, logits_MV.argmax(-1))
+    known = case.report.inputs | {each.tensor for each in case.report.comparisons}
     for name, theirs in case.tensors.items():
-        told = name in case.report.inputs or any(each.tensor == name for each in case.report.comparisons)
-        if told or name == "input_ids":
+        if name in known or name == "input_ids":
             continue
-        if theirs.is_floating_point() and theirs.shape[-1:] == logits_MV.shape[-1:] and theirs.numel() == logits_MV.numel():
-            case.close(name, logits_MV.view(theirs.shape), note="logits at the masks")
-        elif not theirs.is_floating_point() and theirs.dtype != torch.bool and theirs.numel() == len(logits_MV):
+        if theirs.is_floating_point():
+            if theirs.shape[-1:] == logits_MV.shape[-1:] and theirs.numel() == logits_MV.numel():
+                case.close(name, logits_MV.view(theirs.shape), note="logits at the masks")
+        elif theirs.shape == ids_BL.shape:
+            case.equal(name, is_mask_BL if theirs.dtype == torch.bool else filled_BL, note="the masks, or what fills them")
+        elif theirs.numel() == len(logits_MV) and theirs.dtype != torch.bool:
             positions = is_mask_BL.nonzero()[:, -1]
             ours = positions if torch.equal(theirs.flatten(), positions) else logits_MV.argmax(-1)
             case.equal(name, ours.view(theirs.shape), note="at the masks")
-        elif theirs.dtype == torch.bool and theirs.shape == is_mask_BL.shape:
-            case.equal(name, is_mask_BL, note="the masks")
 
 
 @torch.no_grad()

@@ -166,7 +166,11 @@ class Case:
 
     def leave_out(self, name: str, reason: str) -> None:
         """Say why a tensor is not compared, if the case holds it."""
-        if name in self.tensors and name not in self.report.inputs and all(each.tensor != name for each in self.report.comparisons):
+        if (
+            name in self.tensors
+            and name not in self.report.inputs
+            and all(each.tensor != name for each in self.report.comparisons)
+        ):
             self.report.left_out.setdefault(name, reason)
 
     def finish(self) -> CaseReport:
@@ -195,7 +199,9 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
         return math.inf
     ours, theirs = ours.detach().double(), theirs.double()
     odd = ~torch.isfinite(theirs)
-    if not torch.equal(torch.isnan(ours), torch.isnan(theirs)) or not torch.equal(ours[odd].nan_to_num(), theirs[odd].nan_to_num()):
+    if not torch.equal(torch.isnan(ours), torch.isnan(theirs)) or not torch.equal(
+        ours[odd].nan_to_num(), theirs[odd].nan_to_num()
+    ):
         return math.inf
     difference, norm = float((ours[~odd] - theirs[~odd]).norm()), float(theirs[~odd].norm())
     if difference == 0:

@@ -21,6 +21,9 @@ from unmask.evaluate.parity.report import Cannot, Case
 from unmask.model.transformer import Packing, Streams, Transformer
 from unmask.model.unified import Sight, UnifiedModel
 
+PIXELS = {"batch.images", "images", "image", "pixel_values"}
+"""What a case calls the tiles of its pictures, before their number."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -44,7 +47,9 @@ def find_image(case: Case, system: System) -> Image.Image:
     Raises:
         Cannot: there is none, or there are several.
     """
-    named = [value for key, value in case.settings.items() if "image" in key and isinstance(value, str) and value in system.pictures]
+    named = [
+        value for key, value in case.settings.items() if "image" in key and isinstance(value, str) and value in system.pictures
+    ]
     found = named or list(system.pictures)
     sizes = case.settings.get("image_size_wh")
     if len(found) > 1 and sizes:
@@ -65,21 +70,25 @@ def pictures_of(case: Case, system: System, ids_BL: Tensor) -> list[list[Picture
         return [[] for _ in counts]
     if system.tiling is None:
         raise Cannot("it reads a picture, and the model has no vision encoder")
-    names = sorted((name for name in case.tensors if name.startswith(("batch.images.", "images."))), key=lambda name: int(name.rpartition(".")[2]))
-    sizes = case.settings.get("image_sizes") or []
+    names = [name for name in case.tensors if name.rpartition(".")[0] in PIXELS and name.rpartition(".")[2].isdigit()]
+    names.sort(key=lambda name: int(name.rpartition(".")[2]))
+    sizes: list[Any] = next((case.settings[key] for key in ("image_sizes", "image_sizes_wh") if case.settings.get(key)), [])
     if not names:
+        if "pixel_values" in case and len(case.tensors["pixel_values"]) == sum(counts) > 1:
+            tiles = iter(case.input("pixel_values"))
+            return [[Picture(next(tiles)[None], single(system.tiling)) for _ in range(count)] for count in counts]
         if counts != [1]:
             raise Cannot(f"its file holds no pixels of the {sum(counts)} pictures that it reads")
         if "pixel_values" in case:
-            size = case.settings.get("image_size_wh")
+            size = case.settings.get("image_size_wh") or next(iter(sizes), None)
             try:
                 image = find_image(case, system)
                 case.close("pixel_values", cut(image, system).tiles_N3SS)
                 size = size or image.size
             except Cannot:
                 pass  # the picture itself is not here: its tiles are an input
-            tiles = case.input("pixel_values")
-            return [[Picture(tiles, _layout(len(tiles), size, system))]]
+            pixels = case.input("pixel_values")
+            return [[Picture(pixels, _layout(len(pixels), size, system))]]
         return [[cut(find_image(case, system), system)]]
     dummies = len(names) != sum(counts)
     if len(names) != sum(max(count, 1) if dummies else count for count in counts):

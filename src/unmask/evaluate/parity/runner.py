@@ -1,6 +1,6 @@
 """Every case of a folder by its kind, which its tensors tell: the names of cases mean nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from unmask.errors import CheckpointError
@@ -29,7 +29,9 @@ def kind_of(case: Case) -> tuple[str, Runner]:
     if "input_ids" in case:
         if "history" in case or "max_new_tokens" in settings or "block_length" in settings:
             return "writing", run_writing
-        return ("reading", run_reading) if reads_pictures(case) or "hidden_0" not in case else ("text", run_text)
+        return ("reading", run_reading) if reads_pictures(case) or "merged_ids" in case else ("text", run_text)
+    if ("embeddings" in case or "inputs_embeds" in case) and ("logits" in case or "hidden_0" in case):
+        return "text", run_text
     if "tokens" in case and ("image" in case or "decoded_uint8" in case):
         return "codes", run_codes
     raise Cannot("its tensors are those of no known kind: text, reading, training, writing, drawing, codes")
@@ -40,25 +42,23 @@ def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseRep
     if not (folder.folder / f"{name}.safetensors").is_file():
         return CaseReport(name, "unknown", not_run=f"there is no {name}.safetensors")
     case = folder.case(name, tolerance)
-    if name not in folder.cases:
-        case.report.left_out["cases.json"] = "does not name the case: it runs without settings"
     try:
         case.report.kind, run = kind_of(case)
         run(case, folder.system(case))
     except Cannot as error:
         case.report.not_run = str(error)
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
-        case.report.not_run = f"its tensors do not fit each other or the model ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        said = (str(error).splitlines() or [""])[0]
+        case.report.not_run = f"its tensors do not fit each other or the model ({type(error).__name__}: {said})"
     return case.finish()
 
 
-def run_folder(path: Path, weights: Path | None = None, tolerance: float = TOLERANCE) -> tuple[Folder, Iterator[CaseReport]]:
-    """A folder, and the reports of its cases as they come.
+def open_folder(path: Path, weights: Path | None = None) -> Folder:
+    """A folder of cases.
 
     Raises:
         CheckpointError: the folder or its weights are incomplete or damaged.
     """
     if not path.is_dir():
         raise CheckpointError("is no folder", where=str(path), fix="give a folder of cases, with config.json and cases.json")
-    folder = Folder(path, weights)
-    return folder, (run_case(folder, name, tolerance) for name in folder.names())
+    return Folder(path, weights)

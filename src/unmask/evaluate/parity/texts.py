@@ -39,6 +39,8 @@ def published_config(settings: Mapping[str, Any]) -> TextConfig:
     other = sorted(key for key in settings.keys() - USED - WITHOUT_EFFECT if settings[key] is not None and settings[key] != 0)
     if other:
         raise Cannot(f"kw sets {', '.join(f'{key}={settings[key]}' for key in other)}")
+    if settings.keys() & {"schedule_kwargs"} and (settings["schedule_kwargs"] or {}).keys() - {"shift"}:
+        raise Cannot(f"kw sets schedule_kwargs={settings['schedule_kwargs']}")
     block, fast = int(settings.get("block_length", 128)), bool(settings.get("use_fast_dlm"))
     remasking = settings.get("remasking", "low_confidence")
     if remasking not in REMASKING:

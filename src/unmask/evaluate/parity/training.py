@@ -1,7 +1,7 @@
 """Cases that are a training forward pass: rows merged, conditions dropped, masks applied, losses, gradients (model.md 3.6, 4).
 
-The masks are inputs, everything else is computed from ids, pictures and weights. With complementary masking the rows come twice, the second time
-with the complement of every mask.
+The masks are inputs, everything else is computed from ids, pictures and weights. With complementary masking the rows come twice, the second
+time with the complement of every mask.
 
 Shapes: B rows of L positions (2B with complementary masking), C codes of one picture, E gen width.
 """
@@ -45,7 +45,7 @@ class _Rows:
     copies: int
 
     @property
-    def is_gen_BL(self) -> Tensor:
+    def is_gen(self) -> Tensor:
         """What the gen tower sees: no reference that was dropped."""
         return self.drawn_BL | (self.reference_BL & ~self.masked_BL)
 
@@ -70,7 +70,7 @@ def run_training(case: Case, system: System) -> None:
         text_BLD = embed(system, rows.merged, rows.masked_BL)
         codes = _codes(case, system, rows) if rows.drawn_BL.any() or rows.reference_BL.any() else None
         gen_BLE = None if codes is None else codes.gen_BLE
-        is_gen = rows.is_gen_BL
+        is_gen = rows.is_gen
         case.equal("model.modality_indices", is_gen)
         start = Streams(text_BLD[~is_gen], text_BLD[is_gen][:, : system.config.gen_width] if gen_BLE is None else gen_BLE[is_gen])
         case.close("model.inputs_embeds", padded(start, is_gen))
@@ -89,28 +89,35 @@ def run_training(case: Case, system: System) -> None:
 def _rows(case: Case, system: System) -> _Rows:
     """Merge, labels, masks; each against what the case holds."""
     ids_BL, labels_BL = case.input("batch.input_ids"), case.input("batch.labels")
-    present_BL = case.input("batch.attention_mask") if "batch.attention_mask" in case else torch.ones_like(ids_BL, dtype=torch.bool)
+    present_BL = (
+        case.input("batch.attention_mask") if "batch.attention_mask" in case else torch.ones_like(ids_BL, dtype=torch.bool)
+    )
     merged = merge(torch.where(ids_BL == DRAWN, system.ids.drawn, ids_BL), pictures_of(case, system, ids_BL))
     inside = merged.source_BL.clamp(min=0)
     labels = torch.where(present_BL.bool(), labels_BL, system.ids.eos).gather(1, inside)
     labels = torch.where((merged.source_BL < 0) | (merged.ids_BL == IMAGE), IGNORED_ID, labels)
     copies = max((len(case.tensors[name]) // len(ids_BL) for name in MAIN if name in case), default=1)
     merged, labels = _twice(merged, labels, copies)
-    case.equal("new_input_ids", merged.ids_BL)
+    once = len(ids_BL)
+    case.equal("new_input_ids", _fitting(case, "new_input_ids", merged.ids_BL))
     drawn, reference = merged.ids_BL == system.ids.drawn, merged.ids_BL == system.ids.reference
-    case.equal("new_token_mask_dup", drawn)
-    case.equal("new_token_mask", drawn)
+    for name in ("new_token_mask_dup", "new_token_mask"):
+        case.equal(name, _fitting(case, name, drawn))
     noise = _complemented(case.input("mask.text_masked_indices").bool(), len(labels))
     targets = noise & (labels != IGNORED_ID) & (merged.ids_BL != system.ids.infill_marker)
     masked = targets
     if "final_masked_indices" in case:
         recorded = case.input("final_masked_indices").bool()
-        if recorded.shape != targets.shape:
+        seen = len(recorded)
+        if seen not in {once, len(targets)} or recorded.shape[1] != targets.shape[1]:
             raise Cannot(f"final_masked_indices is {tuple(recorded.shape)}, the rows are {tuple(targets.shape)}")
-        visible = ~(recorded & (labels != IGNORED_ID)).any(1, keepdim=True)
+        visible = ~(recorded & (labels[:seen] != IGNORED_ID)).any(1, keepdim=True)
+        dropped = _dropped(recorded, labels[:seen], drawn[:seen], reference[:seen])
+        if seen < len(targets):
+            visible, dropped = visible.repeat(copies, 1), dropped.repeat(copies, 1)
         targets = targets & ~visible  # a plan that stays readable: none of the row's text is masked
-        masked = targets | _dropped(recorded, labels, drawn, reference)
-        case.equal("final_masked_indices", masked, note="which conditions were dropped is read from it")
+        masked = targets | dropped
+        case.equal("final_masked_indices", masked[:seen], note="which conditions were dropped is read from it")
     case.equal("model.labels", torch.where(targets, labels, IGNORED_ID))
     return _Rows(merged, labels, drawn, reference, masked, targets, copies)
 
@@ -123,9 +130,14 @@ def _twice(merged: Merged, labels: Tensor, copies: int) -> tuple[Merged, Tensor]
         raise Cannot(f"its rows come {copies} times")
     ids, sight = merged.ids_BL.repeat(2, 1), merged.sight
     if sight is not None:
-
         sight = replace(sight, feature_F=sight.feature_F.repeat(2), row_F=(ids.flatten() == IMAGE).nonzero()[:, 0])
     return Merged(ids, merged.source_BL.repeat(2, 1), sight, merged.tiles_N3SS), labels.repeat(2, 1)
+
+
+def _fitting(case: Case, name: str, ours: Tensor) -> Tensor:
+    """The first copy alone where the case holds no more."""
+    theirs = case.tensors.get(name)
+    return ours if theirs is None or len(theirs) > len(ours) // 2 else ours[: len(theirs)]
 
 
 def _complemented(mask: Tensor, rows: int) -> Tensor:
@@ -146,12 +158,11 @@ def _dropped(recorded: Tensor, labels: Tensor, drawn: Tensor, reference: Tensor)
 def _codes(case: Case, system: System, rows: _Rows) -> _Codes:
     """Codes from pixels, masked, embedded, at their positions."""
     codes = _encoded(case, system, "gen.gen_latents", "gen.images_gen")
-    noise = _complemented(case.input("mask.gen_masked_indices").bool(), len(codes) * rows.copies)
-    if "gen_x_mask" in case and "mask.gen_masked_indices" not in case:
-        noise = case.input("gen_x_mask").bool()
+    name = "mask.gen_masked_indices" if "mask.gen_masked_indices" in case else "gen_x_mask"
+    noise = _complemented(case.input(name).bool(), len(codes) * rows.copies)
     codes = codes.repeat(rows.copies, 1)
-    case.equal("gen_x_mask", noise)
-    case.equal("gen_x0_gt", codes)
+    case.equal("gen_x_mask", _fitting(case, "gen_x_mask", noise))
+    case.equal("gen_x0_gt", _fitting(case, "gen_x0_gt", codes))
     side = round(codes.shape[1] ** 0.5)
     case.equal("gen.gen_shape", torch.full_like(case.tensors.get("gen.gen_shape", codes[:, 0]), side))
     tokens = int(rows.drawn_BL.sum()) / len(codes)
@@ -184,7 +195,7 @@ def _losses(case: Case, system: System, rows: _Rows, codes: _Codes | None, ran: 
     text = F.cross_entropy(logits_BLV[rows.targets_BL].float(), rows.labels_BL[rows.targets_BL])
     image = None
     if codes is not None:
-        drawn = rows.drawn_BL[rows.is_gen_BL].nonzero()[:, 0]
+        drawn = rows.drawn_BL[rows.is_gen].nonzero()[:, 0]
         everywhere = torch.arange(codes.codes_PC.numel())
         gen_logits = system.model.code_head(trace.gen_GE[drawn], (codes.side, codes.side), codes.compress, everywhere)
         case.close("gen_logits", gen_logits.view(case.tensors.get("gen_logits", gen_logits).shape))

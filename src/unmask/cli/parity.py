@@ -6,15 +6,13 @@
   unmask parity CASES --json                                 for programs
 
 FOLDER holds config.json, siglip_config.json, vqvae_config.json, the weights, cases.json with the settings of each case, and a
-safetensors file for each case with its inputs and results. What a case is, its tensors tell: a forward pass of text, of pictures to read or of training,
-text that is decoded, a picture that is drawn or edited, pixels to codes and back.
+safetensors file for each case with its inputs and results. What a case is, its tensors tell: a forward pass of text, of pictures to read
+or of training, text that is decoded, a picture that is drawn or edited, pixels to codes and back.
 
 Errors are norms of differences over norms; ids, histories, codes and pixels must be equal. Exit code 1 if anything is further apart than the
 tolerance (gradients and probabilities of guided draws: five times it), or if a case could not be run. What was not compared is named, with
 the reason.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -89,7 +87,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         )
 
 
-def _print(reports: list[CaseReport], folder: Folder, options: argparse.Namespace, console: Console) -> None:
+def _print(reports: list["CaseReport"], folder: "Folder", options: argparse.Namespace, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("case", "kind", "tensor", "error", "limit", ""):
         table.add_column(title, justify="right" if title in {"error", "limit"} else "left", overflow="fold")

@@ -113,7 +113,8 @@ def word_confidence(logits_MV: Tensor, words_M: Tensor, kind: Confidence, unifor
         best_M2 = p_MV.topk(2, -1).values
         return best_M2[:, 0] - best_M2[:, 1]
     if kind == "entropy":
-        return torch.special.xlogy(p_MV, p_MV).sum(-1)
+        certainty_M: Tensor = torch.special.xlogy(p_MV, p_MV).sum(-1)
+        return certainty_M
     return p_MV.gather(-1, words_M[:, None])[:, 0]
 
 

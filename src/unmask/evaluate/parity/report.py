@@ -156,7 +156,8 @@ class Case:
         levels = levels.view(self.tensors[name].shape)
         ours, theirs = levels.floor().long(), self.tensors[name].long()
         differ = ours != theirs
-        edge = differ & ((ours - theirs).abs() == 1) & ((levels - levels.round()).abs() <= 255 * self.tolerance)
+        near = 255 * self.tolerance
+        edge = differ & ((levels - near).floor().long() <= theirs) & (theirs <= (levels + near).floor().long())
         note = f"{int(edge.sum())} of {edge.numel()} at the edge of two levels" if edge.any() else ""
         self._add(name, float((differ & ~edge).double().mean()), 0.0, ours, note)
 

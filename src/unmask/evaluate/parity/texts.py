@@ -139,12 +139,11 @@ def _compare(case: Case, follower: _Follower, answers: list[TextAnswer], words: 
         last = max(follower.history) + 1
         if len(recorded) < last:
             case.report.left_out["history"] = f"ours has {last} steps, theirs {len(recorded)}"
-    if "tokens" in case and chance:
+    if chance and config.temperature > 0:
         case.leave_out("tokens", "chance decides them; the history was followed")
-        if config.temperature == 0:
-            case.equal("tokens", _behind(follower.rows(len(case.tensors["history"]))[-1], case.tensors["tokens"]), note=note)
     elif "tokens" in case:
-        case.equal("tokens", _behind(words, case.tensors["tokens"]))
+        ours = follower.rows(len(case.tensors["history"]))[-1] if chance else words
+        case.equal("tokens", _behind(ours, case.tensors["tokens"]), note=note)
     steps = sorted(follower.logits)
     case.close("first_step_logits", follower.logits[steps[0]])
     if "history" in case and len(case.tensors["history"]) > steps[-1] + 1:

@@ -1,4 +1,4 @@
-"""The published mathematics once more, plainly (model.md 1.6, 2.2, 6): padded rows, dense masks, everything everywhere, every step anew.
+"""The published mathematics once more, plainly (model.md 1.6, 2.2, 6): padded rows, dense masks, everything everywhere, each step anew.
 
 It shares no code with the program but the image tokenizer, and writes folders of cases to compare with.
 """
@@ -149,7 +149,9 @@ def confidence(logits: Tensor, words: Tensor, remasking: str) -> Tensor:
 
 
 @torch.no_grad()
-def write_text(plain: Plain, prompt: Tensor, kw: dict[str, Any], counts: list[int] | None) -> dict[str, Tensor]:
+def write_text(
+    plain: Plain, prompt: Tensor, kw: dict[str, Any], counts: list[int] | None, with_last: bool = False
+) -> dict[str, Tensor]:
     """One answer at temperature 0: none or prefix by a mask of who sees whom, dual with the keys of each block's first pass."""
     length, block, dual = kw["max_new_tokens"], kw["block_length"], kw.get("use_fast_dlm", False)
     ids, first = torch.cat([prompt, torch.full((length,), MASK)]), len(prompt)
@@ -183,6 +185,7 @@ def write_text(plain: Plain, prompt: Tensor, kw: dict[str, Any], counts: list[in
                 else:
                     while count < len(order) and float(sure[order[count]]) >= 1 - kw.get("factor", 1.0) / (count + 2):
                         count += 1
+                    count += with_last and count == len(order) - 1
             else:
                 count = counts[step]
             for place in order[:count]:
@@ -209,6 +212,26 @@ def plain_stratified(side: int) -> list[int]:
                 chosen.add(cell)
                 order.append(cell[1] * side + cell[0])
     return order
+
+
+@torch.no_grad()
+def write_forward(plain: Plain) -> dict[str, Tensor]:
+    """Two rows of words, everything about every layer; some of them in the gen tower; some of them masked."""
+    rng = torch.Generator().manual_seed(4)
+    ids = torch.randint(0, 140, (2, 9), generator=rng)
+    ids[:, 3:5] = MASK
+    is_gen = torch.rand(ids.shape, generator=rng) < 0.4
+    made = {"input_ids": ids, "mixed.modality_indices": is_gen, "embeddings": plain.words(ids)}
+    for prefix, routes in (("", torch.zeros_like(is_gen)), ("mixed.", is_gen)):
+        rows = [plain.blocks(plain.words(row), route) for row, route in zip(ids, routes, strict=True)]
+        for number in range(plain.config.num_layers + 1):
+            made[f"{prefix}hidden_{number}"] = torch.stack([states[number] for states, _ in rows])
+        made[f"{prefix}logits"] = plain.logits(made[f"{prefix}hidden_{plain.config.num_layers}"])
+        for number in range(plain.config.num_layers if not prefix else 0):
+            made[f"cache_k_{number}"] = torch.stack([pairs[number][0] for _, pairs in rows])
+            made[f"cache_v_{number}"] = torch.stack([pairs[number][1] for _, pairs in rows])
+    at_masks = made["logits"][ids == MASK]
+    return made | {"mask_logits": at_masks, "predicted": at_masks.argmax(-1).view(2, 2)}
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
@@ -116,6 +116,7 @@ def test_drawn_words_follow_the_softmax() -> None:
     assert draw_words(torch.zeros(2, 4), edges, 1.0).tolist() == [0, 3]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 12))
 def test_how_many_are_trusted_together(confidences: list[float], factor: float) -> None:
     """The largest n such that c_i >= 1 - factor / (i + 1) for all i = 2...n."""
@@ -125,4 +126,5 @@ def test_how_many_are_trusted_together(confidences: list[float], factor: float) 
         expected += 1
     c = torch.tensor(confidences, dtype=torch.float64)
     assert confident_count(c, factor=factor) == expected
+    assert confident_count(c, factor=factor, with_last=True) == expected + (expected == len(ordered) - 1)
     assert confident_count(c, threshold=0.5) == max(1, sum(each >= 0.5 for each in confidences))

@@ -134,7 +134,9 @@ def draw_words(logits_MV: Tensor, uniforms_M: Tensor | None, temperature: float)
     return words_M
 
 
-def confident_count(confidence: Tensor, *, threshold: float | None = None, factor: float | None = None) -> int:
+def confident_count(
+    confidence: Tensor, *, threshold: float | None = None, factor: float | None = None, with_last: bool = False
+) -> int:
     """How many of one sample's masked positions to commit at once, the surest first; at least 1 (model.md 6.1).
 
     With a threshold all that reach it. With a factor f the largest n whose n surest reach c_i >= 1 - f / (i + 1) for i = 2...n.
@@ -143,6 +145,7 @@ def confident_count(confidence: Tensor, *, threshold: float | None = None, facto
         confidence: of the masked positions, in any order; not empty.
         threshold: a probability.
         factor: how soon many are trusted together; 1 is the published one.
+        with_last: commit the least sure position too if it alone falls short, as Fast-dLLM's loop does.
     """
     if threshold is not None:
         return max(1, int((confidence >= threshold).sum()))
@@ -151,4 +154,5 @@ def confident_count(confidence: Tensor, *, threshold: float | None = None, facto
     bounds = 1 - factor / torch.arange(2, len(sorted_c) + 2, dtype=sorted_c.dtype, device=sorted_c.device)
     reached = sorted_c >= bounds
     reached[0] = True
-    return int(reached.cumprod(0).sum())
+    count = int(reached.cumprod(0).sum())
+    return count + int(with_last and count == len(sorted_c) - 1)

@@ -45,6 +45,7 @@ class TextConfig:
         temperature: of the draw of each word; 0 takes the likeliest.
         threshold: commit every position that is at least this sure, whatever the schedule says; at least one a pass.
         factor: commit as many as can be trusted together, whatever the schedule says (1 is the published one).
+        factor_takes_last: with a factor, commit a block's last position along with the others if it alone falls short, as Fast-dLLM does.
         cache: what is kept between passes.
         guidance: 1 is the plain model, more follows the prompt closer; costs a second pass without it.
         stop: whether to stop when the turn has ended and everything before its end is there.
@@ -61,6 +62,7 @@ class TextConfig:
     temperature: float = 0.0
     threshold: float | None = None
     factor: float | None = None
+    factor_takes_last: bool = False
     cache: Cache = "prefix"
     guidance: float = 1.0
     stop: bool = True
@@ -309,7 +311,7 @@ def _commit(model: UnifiedModel, state: _State, sample: int, block: tuple[int, i
     words = draw_words(logits, None if uniforms is None else uniforms[0], config.temperature)
     confidence = word_confidence(logits, words, config.order, None if uniforms is None else uniforms[1])
     if config.threshold is not None or config.factor is not None:
-        count = confident_count(confidence, threshold=config.threshold, factor=config.factor)
+        count = confident_count(confidence, threshold=config.threshold, factor=config.factor, with_last=config.factor_takes_last)
     chosen = confidence.topk(min(count, len(places))).indices
     state.words_SL[sample, first + places[chosen]] = words[chosen]
 

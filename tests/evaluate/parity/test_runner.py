@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests import plain_system
 from tests.golden_folder import FOLDER, needs_golden
-from tests.plain_system import Plain, even_counts, write_drawing, write_folder, write_text, write_training
+from tests.plain_system import Plain, even_counts, write_drawing, write_folder, write_forward, write_text, write_training
 from unmask.diffusion.schedules import commit_counts
 from unmask.errors import CheckpointError
 from unmask.evaluate.parity.report import CaseReport
@@ -61,6 +61,9 @@ def made(plain: Plain) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
         kw = {"sample_policy": "argmax", "temperature": 0, "n_steps": steps, "schedule": "shift", "shift": 5, **settings}
         counts = commit_counts(side * side, steps, "shift", 5.0)
         cases[name] = ({"kw": kw, "num_transfer": counts}, write_drawing(plain, kw, counts, side, compress))
+    cases["words"] = ({}, write_forward(plain))
+    kw = {**TEXT, "use_fast_dlm": True}
+    cases["dual, with the last"] = ({"kw": kw}, write_text(plain, prompt.clone(), kw, None, with_last=True))
     cases["complementary"] = ({"flags": {}}, write_training(plain, GRADIENTS))
     cases["once"] = ({"flags": {"skip_comp": True}}, write_training(plain, [], complement=False))
     return cases
@@ -102,12 +105,23 @@ def test_the_published_numbers() -> None:
     assert sum(len(report.comparisons) for report in reports.values()) > 200
 
 
-@pytest.mark.parametrize("name", [*WRITING, *DRAWING, "complementary", "once"])
+@pytest.mark.parametrize("name", [*WRITING, *DRAWING, "words", "complementary", "once"])
 def test_other_sizes_and_settings(folder: Path, name: str) -> None:
     report = run_case(open_folder(folder), name)
     assert report.not_run is None
     assert [each for each in report.comparisons if not each.holds] == []
     assert report.left_out == {}
+
+
+def test_words_are_compared_in_every_layer_and_at_the_masks(folder: Path) -> None:
+    report = run_case(open_folder(folder), "words")
+    assert {each.tensor for each in report.comparisons} >= {"cache_k_4", "mixed.hidden_5", "mask_logits", "predicted"}
+    assert report.kind == "text" and len(report.comparisons) == 27
+
+
+def test_the_other_rule_of_trust_is_found_and_named(folder: Path) -> None:
+    report = run_case(open_folder(folder), "dual, with the last")
+    assert report.holds and "a last position that alone falls short" in report.left_out["kw.factor"]
 
 
 def test_the_cases_differ_as_their_settings_do(folder: Path) -> None:

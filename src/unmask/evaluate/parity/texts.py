@@ -6,6 +6,7 @@ Shapes: B rows, P prompt positions, L answer positions, N steps, V vocabulary.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -125,7 +126,22 @@ def run_writing(case: Case, system: System) -> None:
         raise Cannot("chance decides its words or their order, and its file holds no history to follow")
     follower = _Follower(system, config, [prompt_length] * len(prompts), answers_only if chance else None)
     answers, words = answer(system.model, prompts, system.ids.mask, (), config, follower)
+    if config.factor is not None and not chance and not _agrees(case, answers, words):
+        other = _Follower(system, replace(config, factor_takes_last=True), [prompt_length] * len(prompts), None)
+        again = answer(system.model, prompts, system.ids.mask, (), other.config, other)
+        if _agrees(case, *again):
+            follower, (answers, words) = other, again
+            case.report.left_out["kw.factor"] = (
+                "its rule is Fast-dLLM's: a last position that alone falls short goes with the others"
+            )
     _compare(case, follower, answers, words)
+
+
+def _agrees(case: Case, answers: list[TextAnswer], words: Tensor) -> bool:
+    """Whether the words, and the number of passes where the case holds it, are the case's."""
+    theirs, passes = case.tensors.get("tokens"), case.tensors.get("nfe", case.settings.get("nfe"))
+    same_words = theirs is None or torch.equal(_behind(words, theirs), theirs)
+    return same_words and (passes is None or int(passes) == max(each.passes for each in answers))
 
 
 def _compare(case: Case, follower: _Follower, answers: list[TextAnswer], words: Tensor) -> None:

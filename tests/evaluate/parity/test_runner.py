@@ -37,7 +37,7 @@ DRAWING: dict[str, tuple[int, int, bool, dict[str, Any]]] = {
     "stratified": (6, 8, True, {"guidance_scale": 3, "confidence_policy": "stratified"}),
     "uncompressed": (5, 4, False, {"guidance_scale": 2, "confidence_policy": "stratified"}),
     "surest first": (7, 8, True, {"guidance_scale": 3, "confidence_policy": "mmada", "alg_temp": 0}),
-    "guided for a while": (8, 4, True, {"guidance_scale": 3, "confidence_policy": "stratified", "cfg_interval": [0.25, 0.6]}),
+    "guided for a while": (8, 4, True, {"guidance_scale": 3, "confidence_policy": "stratified", "cfg_interval": [0.25, 0.5]}),
     "unguided": (4, 4, True, {"guidance_scale": 0, "confidence_policy": "stratified"}),
     **{
         f"edit {mode}": (
@@ -217,6 +217,7 @@ def test_a_case_of_the_wrong_layer_count_is_found(folder: Path, tmp_path: Path) 
         ("stratified", {"kw": {"top_k": 5}}, "kw sets top_k=5"),
         ("stratified", {"kw": {"confidence_policy": "halton"}}, "kw sets confidence_policy=halton"),
         ("edit 1", {"kw": {"edit_mode": 4}}, "edit mode 4 is none of 0, 1, 2, 3"),
+        ("once", {"flags": {"prefix_lm": True}}, "flags sets prefix_lm"),
         ("once", {"config_over": {"gen_mlp_type": "dit"}}, "config_over changes gen_mlp_type"),
     ],
 )
@@ -234,6 +235,9 @@ def test_tensors_that_are_not_compared_are_named(folder: Path, tmp_path: Path) -
 def test_cases_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     report = changed(folder, tmp_path, "full", {}, {"input_ids": torch.full((1, 4), 70000)})
     assert "its tensors do not fit each other or the model (IndexError" in str(report.not_run)
+    broken = tmp_path / "changed" / "full.safetensors"
+    broken.write_bytes(b"not this")
+    assert "full.safetensors: is no whole safetensors file" in str(run_case(open_folder(broken.parent), "full").not_run)
     cases = open_folder(folder)
     assert run_case(cases, "nowhere").not_run == "there is no nowhere.safetensors"
 

@@ -29,6 +29,9 @@ IMAGE, DRAWN, IGNORED_ID = -200, -300, -100
 INPUTS_OF_CHANCE = {"prompt_drop_rate", "image_enc_drop_rate"}
 """Settings that only decide what was drawn at random, and a case's masks hold what was drawn."""
 
+FLAGS = {"skip_comp", "ignore_text", "skip_down"}
+"""No complementary masking, image loss only, no compression; the first and the last show in a case's tensors, and are read from there."""
+
 
 @dataclass(frozen=True)
 class Ids:
@@ -190,6 +193,9 @@ class Folder:
             config = replace(config, rope_theta=float(changed.pop("rope_theta")))
         if "rms_norm_eps" in changed:
             config = replace(config, norm_eps=float(changed.pop("rms_norm_eps")))
+        flags = [name for name, on in (case.settings.get("flags") or {}).items() if on and name not in FLAGS]
+        if flags:
+            raise Cannot(f"flags sets {', '.join(sorted(flags))}")
         different = sorted(key for key, value in changed.items() if self.published.get(key) != value)
         if different:
             raise Cannot(f"config_over changes {', '.join(different)}")

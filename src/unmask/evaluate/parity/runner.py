@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from unmask.errors import CheckpointError
+from unmask.errors import CheckpointError, UnmaskError
 from unmask.evaluate.parity.drawings import run_drawing
 from unmask.evaluate.parity.folder import Folder, System
 from unmask.evaluate.parity.forwards import reads_pictures, run_codes, run_reading, run_text
@@ -41,11 +41,14 @@ def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseRep
     """Run one case; what cannot be run says why."""
     if not (folder.folder / f"{name}.safetensors").is_file():
         return CaseReport(name, "unknown", not_run=f"there is no {name}.safetensors")
-    case = folder.case(name, tolerance)
+    try:
+        case = folder.case(name, tolerance)
+    except CheckpointError as error:
+        return CaseReport(name, "unknown", not_run=str(error))
     try:
         case.report.kind, run = kind_of(case)
         run(case, folder.system(case))
-    except Cannot as error:
+    except (Cannot, UnmaskError) as error:
         case.report.not_run = str(error)
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
         said = (str(error).splitlines() or [""])[0]

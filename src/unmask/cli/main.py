@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "turn a public data set, or your own, into record files",
     "train": "train a stage, or go on where it stopped",
     "convert": "import published weights, build the starting point of stage 1, export",
+    "parity": "compare with the numbers of the system that weights come from",
     "generate": "draw pictures from captions",
 }
 

@@ -107,7 +107,10 @@ def test_the_base_is_gone_or_another(base: Path, tmp_path: Path) -> None:
 
 def test_the_run_goes_on_with_other_adapters(base: Path, tmp_path: Path) -> None:
     out = adapt(base, tmp_path / "run", "steps=3")
-    with pytest.raises(CheckpointError, match="has other adapters: lora.rank: 2 -> 3; set out=FOLDER"):
+    with pytest.raises(
+        CheckpointError,
+        match="has other adapters: lora.rank: 2 -> 3; go on with the same `lora` and init=.*step-00000003, or set out=FOLDER",
+    ):
         adapt(base, out, "steps=6", "lora.rank=3")
     with pytest.raises(CheckpointError, match="is the checkpoint of another kind of run: it has no model.safetensors"):
         adapt(base, out, "steps=6", "lora=null")

@@ -16,7 +16,6 @@ from tests.runs import losses, start, write_run
 from tests.train.test_codes import write_network
 from unmask.cli.main import main
 from unmask.config import load
-from unmask.data.encode import EncodingConfig, PictureEncoder
 from unmask.errors import CheckpointError, ConfigError, DataError
 from unmask.model.config import ModelConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
@@ -119,6 +118,17 @@ def test_kill_9_and_the_same_command_again_is_the_uninterrupted_run(stage_file: 
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_run_made_longer_does_not_place_its_codes_again(stage_file: Path, tmp_path: Path) -> None:
+    """Step 9 stands before the share of plain steps of the longer run."""
+    run(stage_file, tmp_path / "run", "steps=9", "optim.lr=1e-9", "codes.idle=0")
+    before = load_image_tokenizer(replace(VQ, weights=str(tmp_path / "run"))).vq.quantize.embedding.weight.clone()
+    run(stage_file, tmp_path / "run", "steps=40", "checkpoint.every=10", "optim.lr=1e-9", "codes.idle=0", "codes.decay=0.9999")
+    seen = figures(tmp_path / "run")
+    assert seen[2]["commitment"] is None and all(line["commitment"] is not None for line in seen[4:])
+    after = load_image_tokenizer(replace(VQ, weights=str(tmp_path / "run"))).vq.quantize.embedding.weight
+    assert (after - before).norm() < 0.1 * before.norm()
+
+
 def test_losses_do_not_depend_on_the_division_of_a_step(stage_file: Path, tmp_path: Path) -> None:
     """But for locality, whose other pictures are those of the micro-batch."""
     settings = ("steps=8", "loss.locality=0")
@@ -147,13 +157,6 @@ def test_a_perceptual_term(stage_file: Path, tmp_path: Path) -> None:
     plain = run(stage_file, tmp_path / "plain", "steps=2")
     line = figures(tmp_path / "run")[0]
     assert line["loss"] == pytest.approx(plain[0][1] + 0.5 * line["perceptual"], rel=1e-4)
-
-
-def test_every_picture_of_a_row_and_no_text(stage_file: Path) -> None:
-    encoder = PictureEncoder(EncodingConfig(tokenizer=None, image_size=16, picture_tokens=0))
-    assert not hasattr(encoder, "chat")
-    with pytest.raises(ValueError, match="text needs a tokenizer"):
-        super(PictureEncoder, encoder).__init__(encoder.config)
 
 
 def test_rows_without_pictures_stop_the_run(stage_file: Path, tmp_path: Path) -> None:

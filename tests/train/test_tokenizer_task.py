@@ -1,6 +1,7 @@
 """Image tokenizers from a stage file: they learn, resume exactly, and the model takes them."""
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.models import VQ
 from tests.runs import losses, start, write_run
@@ -20,6 +21,7 @@ from unmask.errors import CheckpointError, ConfigError, DataError
 from unmask.model.config import ModelConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
 from unmask.model.weights import native
+from unmask.storage import sealed
 from unmask.train.config import TokenizerStageConfig, load_run, load_stage
 from unmask.train.engine import train
 
@@ -168,6 +170,24 @@ def test_rows_without_pictures_stop_the_run(stage_file: Path, tmp_path: Path) ->
         DataError, match="rows one after another cannot be used; .*has no picture, and only pictures are learned from here"
     ):
         run(stage_file, tmp_path / "run", f"data={tmp_path / 'data.yaml'}")
+
+
+def test_a_code_book_of_another_version(stage_file: Path, tmp_path: Path) -> None:
+    run(stage_file, tmp_path / "run", "steps=3")
+    step = native.find(tmp_path / "run")
+
+    def fill(folder: Path) -> None:
+        for path in step.iterdir():
+            if path.name != sealed.MANIFEST:
+                shutil.copy(path, folder)
+        book = load_file(step / "codes.safetensors")
+        save_file({name: value for name, value in book.items() if name != "placed"}, folder / "codes.safetensors")
+
+    sealed.write(tmp_path / "run" / "checkpoints" / "step-00000004", fill)
+    with pytest.raises(
+        CheckpointError, match="codes.safetensors holds chosen, sums, uses, not chosen, placed, sums, uses; use the version"
+    ):
+        run(stage_file, tmp_path / "run", "steps=6")
 
 
 def test_mistakes(stage_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,9 +126,16 @@ class TokenizerTask:
         if saved != self.config:
             changes = "; ".join(diff(saved, self.config)[:3])
             raise CheckpointError(f"has other sizes: {changes}", where=str(folder), fix="set out=FOLDER for a new run")
+        state, given = self.book.state(), load_file(folder / CODES)
+        if state.keys() != given.keys():
+            raise CheckpointError(
+                f"{CODES} holds {', '.join(sorted(given))}, not {', '.join(sorted(state))}",
+                where=str(folder),
+                fix="use the version that wrote it",
+            )
         native.fill(self.model, folder / WEIGHTS)
-        for name, value in load_file(folder / CODES).items():
-            self.book.state()[name].copy_(value)
+        for name, value in given.items():
+            state[name].copy_(value)
 
     def _generator(self, *key: int | str) -> torch.Generator:
         return torch.Generator().manual_seed(key_digest(self.stage.seed, *key) % 2**63)

@@ -17,14 +17,20 @@ from unmask.errors import UnmaskError
 COMMANDS = {
     "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
     "data": "look at a data file: check, show, stats, bench, order",
+    "prepare": "turn a public data set, or your own, into record files",
     "train": "train a stage, or go on where it stopped",
     "stages": "the stages of training side by side",
     "plan": "what a stage takes: memory of each GPU, tokens, time",
     "convert": "import published weights, build the starting point of stage 1, export",
+    "parity": "compare with the numbers of the system that weights come from",
     "generate": "draw pictures from captions",
 }
 
-_AGAIN = {"train": "goes on from the last checkpoint", "demo": "goes on from the last checkpoint"}
+_AGAIN = {
+    "train": "goes on from the last checkpoint",
+    "demo": "goes on from the last checkpoint",
+    "prepare": "goes on with the first unfinished part",
+}
 """What a command that was stopped does when it is given again."""
 
 

@@ -15,7 +15,8 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 NUM_NODES=$SLURM_JOB_NUM_NODES
 NUM_GPUS=${SLURM_GPUS_ON_NODE:-}
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${hosts%%$'\n'*}
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export NUM_NODES NUM_GPUS MASTER_ADDR MASTER_PORT
 # shellcheck disable=SC2016  # SLURM_NODEID differs from task to task, so it is read there

@@ -17,7 +17,7 @@ from unmask.diffusion.guidance import guide
 from unmask.diffusion.schedules import CommitSchedule, commit_counts
 from unmask.diffusion.unmasking import draw_codes, stratified_order
 from unmask.errors import ConfigError
-from unmask.model.transformer import Packing
+from unmask.model.packing import Packing
 from unmask.model.unified import ModelInputs, UnifiedModel, Wanted
 from unmask.randomness import keyed_generator
 

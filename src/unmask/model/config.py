@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from unmask.config import FieldError
 from unmask.vocab import CodeBook
@@ -117,3 +118,28 @@ class PictureConfig:
     size: int
     compress: bool
     conditions: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a model is computed; what it computes is the same up to rounding.
+
+    Attributes:
+        attention: the engine. `samples` takes one sample after another, anywhere; `varlen` is torch's variable-length flash attention (CUDA, 16
+            bits); `flex` is FlexAttention; `auto` takes `varlen` where it runs and `samples` elsewhere.
+        activation_checkpointing: `blocks` keeps only the streams between blocks and computes each block again in the backward pass.
+        logits_mb: MiB of fp32 logits that exist at one time while a loss is taken; the logits of a batch that has more are taken in chunks, and
+            once more in the backward pass.
+    """
+
+    attention: Literal["auto", "samples", "varlen", "flex"] = "auto"
+    activation_checkpointing: Literal["none", "blocks"] = "none"
+    logits_mb: int = 256
+
+    def __post_init__(self) -> None:
+        if self.logits_mb < 1:
+            raise FieldError("logits_mb", f"must be at least 1, not {self.logits_mb}")
+
+    def rows(self, vocab_size: int) -> int:
+        """Targets whose logits exist at one time."""
+        return max(1, (self.logits_mb << 20) // (4 * vocab_size))

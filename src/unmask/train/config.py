@@ -10,7 +10,7 @@ from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.errors import ConfigError, did_you_mean
-from unmask.model.config import ModelConfig
+from unmask.model.config import ComputeConfig, ModelConfig
 
 PARTS = ("all", "text_tower", "gen_tower", "gen_io", "vision")
 Part = Literal["all", "text_tower", "gen_tower", "gen_io", "vision"]
@@ -143,6 +143,7 @@ class StageConfig:
     mixing: MixingMode = "mixed"
     seed: int = 0
     threads: int | None = None
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

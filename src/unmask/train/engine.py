@@ -122,6 +122,7 @@ def prepare(stage: StageConfig, console: Console) -> Run:
     if stage.threads is not None:
         torch.set_num_threads(stage.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes over every new tensor
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _make_folder(stage.folder)
     (stage.folder / "stage.yaml").write_text(to_yaml(stage))
@@ -134,7 +135,7 @@ def prepare(stage: StageConfig, console: Console) -> Run:
         raise ConfigError(
             f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
         )
-    model = UnifiedModel(config)
+    model = UnifiedModel(config, stage.compute)
     model.initialise(torch.Generator().manual_seed(stage.seed))
     if stage.init is not None:
         native.load_weights(native.find(stage.init), model)

@@ -168,10 +168,8 @@ def _samples(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, scope: Scope) -> Tenso
         if not len(qkv[0]):
             continue
         q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in qkv)
-        if plain and keys <= SHORT:
-            out = (q @ k.mT).softmax(-1) @ v
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, scale=1.0 if plain else None)
+        short = plain and keys <= SHORT
+        out = (q @ k.mT).softmax(-1) @ v if short else F.scaled_dot_product_attention(q, k, v, scale=1.0 if plain else None)
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs) if outs else q_NHK
 
@@ -181,7 +179,8 @@ def _varlen(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, scope: Scope) -> Tensor
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  (CUDA only)
 
     queries, keys = scope.queries, scope.keys
-    out: Tensor = varlen_attn(q_NHK, k_NHK, v_NHK, queries.start_S1, keys.start_S1, max(queries.lengths), max(keys.lengths))
+    out = varlen_attn(q_NHK, k_NHK, v_NHK, queries.start_S1, keys.start_S1, max(queries.lengths), max(keys.lengths))
+    assert isinstance(out, Tensor)
     return out
 
 

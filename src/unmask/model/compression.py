@@ -41,8 +41,8 @@ class Expander(nn.Module):
 
     def forward(self, x_BPQE: Tensor) -> Tensor:
         """[B, P/2, Q/2, E] -> [B, P, Q, E]."""
-        out = self.corners(x_BPQE.flatten(0, 2)).unflatten(0, (*x_BPQE.shape[:3], 2, 2)).permute(0, 1, 3, 2, 4, 5)
-        return out.flatten(1, 2).flatten(2, 3)
+        out: Tensor = self.corners(x_BPQE.flatten(0, 2)).unflatten(0, (*x_BPQE.shape[:3], 2, 2))
+        return out.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
 
     def corners(self, x_GE: Tensor) -> Tensor:
         """[G, E] -> [G * 4, E]: the four corners of each token, in raster order."""

@@ -34,6 +34,8 @@ def rotate(x_NHK: Tensor, table: Table) -> Tensor:
 
 def reorder(x: Tensor, order_N: Tensor, place_N: Tensor) -> Tensor:
     """Row `order_N[n]` of `x` at place n; `place_N` is the inverse permutation."""
+    if torch.compiler.is_compiling():
+        return x.index_select(0, order_N)
     out: Tensor = _Order.apply(x, order_N, place_N)  # type: ignore[no-untyped-call]
     return out
 
@@ -46,7 +48,8 @@ class _Norm(torch.autograd.Function):
         mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]
         inverse = mean.add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        out: Tensor = (x * inverse).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

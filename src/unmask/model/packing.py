@@ -7,6 +7,7 @@ that nobody wants still has keys and values that others see.
 Shapes: T text tokens and G gen tokens of all samples, M wanted ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,8 +43,9 @@ class LayerPlan:
 
     def to(self, device: torch.device) -> "LayerPlan":
         """The same on another device."""
-        kept = (None if each is None else each.to(device) for each in (self.text_kept, self.gen_kept))
-        return LayerPlan(*kept, *(None if each is None else each.to(device) for each in (self.joint, self.text, self.gen)))
+        joint, text, gen = (None if each is None else each.to(device) for each in (self.joint, self.text, self.gen))
+        text_kept, gen_kept = (None if each is None else each.to(device) for each in (self.text_kept, self.gen_kept))
+        return LayerPlan(text_kept, gen_kept, joint, text, gen)
 
     def with_blocks(self) -> "LayerPlan":
         """With the block masks of FlexAttention."""
@@ -85,7 +87,7 @@ class Plans:
         """With the block masks of FlexAttention."""
         return self._each(LayerPlan.with_blocks)
 
-    def _each(self, change) -> "Plans":  # type: ignore[no-untyped-def]
+    def _each(self, change: Callable[[LayerPlan], LayerPlan]) -> "Plans":
         plans = (self.joint, self.last_joint, self.only_joint, self.split, self.last_split)
         changed = {id(plan): change(plan) for plan in plans}
         return Plans(*(changed[id(plan)] for plan in plans))

@@ -7,6 +7,7 @@ from torch import Tensor
 from unmask.model.attention import SHORT, Engine, Scope, Segments, attend, pick_engine
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, there is none here")
+HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on the CUDA device")
 ON_GPU = [pytest.param(engine, marks=[pytest.mark.gpu, GPU]) for engine in ("varlen", "flex")]
 UNCOMPILED = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 LENGTHS = [5, 9, 5, 0, 17, 5, 9]

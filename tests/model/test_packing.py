@@ -1,6 +1,7 @@
 """What is computed for what is wanted: the wanted states are the same as when everything is, and the rest is not computed."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from unmask.model.transformer import Streams, Transformer
 from unmask.model.unified import ModelInputs, UnifiedModel, Wanted
 
 
+@cache
 def transformer(num_joint: int, compute: ComputeConfig | None = None) -> Transformer:
     config = replace(micro_config(), num_joint_layers=num_joint)
     model = UnifiedModel(config, compute)
@@ -38,7 +40,7 @@ def gradients(model: Transformer, h: Streams, text: Tensor, gen: Tensor) -> list
     return [torch.zeros_like(each) if each.grad is None else each.grad.clone() for each in found]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data(), st.integers(1, 3))
 def test_the_wanted_states_are_the_same(data: st.DataObject, num_joint: int) -> None:
     """With joint layers 1, 2 and all of the 3; any samples, any wanted rows of either tower, none included."""
@@ -99,8 +101,7 @@ def test_checkpointing_gives_the_same_gradients() -> None:
     assert all(torch.equal(mine, other) for mine, other in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("focused", [False, True])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(("focused", "backend"), [(True, "eager"), (False, "aot_eager")])
 def test_the_forward_pass_is_one_graph(focused: bool, backend: str) -> None:
     """No graph break: nothing in the forward pass asks a tensor for its value."""
     model = UnifiedModel(micro_config())

@@ -126,6 +126,7 @@ class StageConfig:
         edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
         mixing: how groups share a step.
         seed: of weights, order and noise.
+        compute: how the model is computed: attention engine, activation checkpointing, chunks of the loss. Changes results by rounding alone.
     """
 
     name: str

@@ -110,6 +110,7 @@ def prepare(stage: RunConfig, console: Console) -> Run:
     if stage.threads is not None:
         torch.set_num_threads(stage.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     remark = check_start(stage.name, stage.init, stage.accepts)
     if remark is not None:

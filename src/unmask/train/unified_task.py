@@ -46,7 +46,7 @@ class UnifiedTask:
             raise ConfigError(
                 f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
             )
-        self.model = UnifiedModel(config)
+        self.model = UnifiedModel(config, stage.compute)
         self.adapters = _start(self.model, stage)
         freeze(self.model.to(device), stage.learning)
         _check_parts(self.model, stage)

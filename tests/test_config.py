@@ -179,7 +179,7 @@ def test_what_yaml_leaves_open_is_refused(text: str, expected: str) -> None:
 
 
 def test_aliases_that_explode_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmask.config.MAX_VALUES", 1000)
+    monkeypatch.setattr("unmask.config.nodes.MAX_VALUES", 1000)
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     assert message("\n".join(lines)) == "f.yaml:1: aliases expand to more than 1000 values"
 

@@ -16,7 +16,7 @@ import pytest
 
 from unmask.cli import data
 from unmask.cli.main import COMMANDS, main, parse
-from unmask.train.config import load_stage
+from unmask.train.config import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -121,7 +121,7 @@ def test_every_file_of_ours_in_a_command_exists(command: Command) -> None:
 @pytest.mark.parametrize("command", [command for command in WRITTEN if command.words[:2] == ("unmask", "train")], ids=str)
 def test_every_setting_of_a_training_command_is_right(command: Command) -> None:
     options = parse(command.words[1:])
-    load_stage(ROOT / options.stage, [each for each in options.overrides if each != "..."])
+    load_run(ROOT / options.stage, [each for each in options.overrides if each != "..."])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

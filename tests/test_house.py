@@ -10,7 +10,7 @@ import pytest
 from unmask.config import load
 from unmask.data.spec import load_mixture
 from unmask.model.config import ModelConfig
-from unmask.train.config import load_model_config, load_stage
+from unmask.train.config import load_model_config, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "unmask"
@@ -95,7 +95,7 @@ def test_the_environment_changes_no_behaviour(path: Path) -> None:
 
 @pytest.mark.parametrize("path", files("stage"), ids=lambda path: path.stem)
 def test_every_stage_file_loads(path: Path) -> None:
-    stage = load_stage(path)
+    stage = load_run(path)
     assert stage.name == path.stem
     assert load_model_config(stage.model).name == stage.model
 
@@ -105,7 +105,7 @@ def test_every_stage_has_its_script_and_its_data_file(path: Path) -> None:
     script = ROOT / "scripts" / "train" / f"{path.stem}.sh"
     assert script.stat().st_mode & 0o111, f"{script}: not executable"
     assert f"config/stage/{path.name}" in script.read_text()
-    assert (ROOT / load_stage(path).data).is_file()
+    assert (ROOT / load_run(path).data).is_file()
 
 
 @pytest.mark.parametrize("path", files("data"), ids=lambda path: path.stem)

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Train."""
-    from unmask.train.config import load_stage  # noqa: PLC0415  (`--help` stays quick)
+    from unmask.train.config import load_run  # noqa: PLC0415  (`--help` stays quick)
 
-    stage = load_stage(options.stage, options.overrides)
+    stage = load_run(options.stage, options.overrides)
     console.print(Syntax(to_yaml(stage).rstrip(), "yaml", background_color="default"))
     if options.print:
         return

@@ -21,7 +21,7 @@ class EncodingConfig:
     """How rows become samples.
 
     Attributes:
-        tokenizer: the `tokenizer.json`.
+        tokenizer: the `tokenizer.json`; None: samples are their pictures alone, as `PictureEncoder` makes them.
         image_size: side of a picture to draw and of a reference, in pixels.
         picture_tokens: gen tokens of one picture.
         max_length: the longest sample, in tokens.
@@ -32,7 +32,7 @@ class EncodingConfig:
         code_pixels: side of one image code in pixels.
     """
 
-    tokenizer: Path
+    tokenizer: Path | None
     image_size: int
     picture_tokens: int
     max_length: int = 8192
@@ -52,6 +52,8 @@ class Encoder:
     def __init__(self, config: EncodingConfig) -> None:
         self.config = config
         self._reducing_gap = None if config.image_mode == "exact" else 2.0
+        if config.tokenizer is None:
+            raise ValueError("text needs a tokenizer")
         self.chat = ChatTokenizer(load_tokenizer(config.tokenizer), str(config.tokenizer))
 
     def encode(
@@ -164,3 +166,35 @@ class Encoder:
         if not conversation.edit_weighted:
             return turns, None
         return turns, np.stack([edited_codes(references[0], picture, self.config.code_pixels) for picture in drawn])
+
+
+class PictureEncoder(Encoder):
+    """Conversations -> samples of no tokens: each of their pictures once, cropped at random. What an image tokenizer learns from.
+
+    Args:
+        config: how large the crops are; it names no tokenizer.
+    """
+
+    def __init__(self, config: EncodingConfig) -> None:
+        self.config = config
+
+    def encode(
+        self, mixture: Mixture, draw: Draw, source: Source, conversation: Conversation, blobs: Sequence[bytes]
+    ) -> TokenSample:
+        """A sample from the bytes of a conversation's pictures; see `Encoder.encode`.
+
+        Raises:
+            ImageError: a picture is broken or too large.
+            RowError: the row has no picture.
+        """
+        rng = mixture.generator(draw, "crop")
+        size, mode = self.config.image_size, self.config.image_mode
+        by_url = {slot.url: blob for slot, blob in zip(conversation.images(), blobs, strict=True)}
+        crops = []
+        for url, blob in by_url.items():
+            name = url.rpartition("/")[2].partition("?")[0]
+            picture = images.decode(blob, target=size, mode=mode, where=name)
+            crops.append(images.random_crop(picture.image, size, rng, picture.original_size).pixels_HW3)
+        if not crops:
+            raise RowError("has no picture, and only pictures are learned from here")
+        return TokenSample(np.zeros(0, np.int32), np.zeros(0, np.uint8), tuple(crops), str(source), str(draw))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unmask.data.conversation import Conversation
-from unmask.data.encode import Encoder, EncodingConfig
+from unmask.data.encode import Encoder, EncodingConfig, PictureEncoder
 from unmask.data.order import Draw, MixingMode
 from unmask.data.records import Dataset, Mixture, Record
 from unmask.data.spec import MixtureSpec
@@ -109,7 +109,7 @@ class SampleBuilder:
 
     def __init__(self, mixture: Mixture, encoding: EncodingConfig, fetch: FetchConfig | None = None) -> None:
         self.mixture, self.encoding = mixture, encoding
-        self.encoder = Encoder(encoding)
+        self.encoder: Encoder = Encoder(encoding) if encoding.tokenizer is not None else PictureEncoder(encoding)
         self.fetch = fetch or FetchConfig()
         self._fetchers: dict[tuple[tuple[str, str], ...], Fetcher] = {}
         self._ahead: dict[str, _Begun] = {}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unmask.config import FieldError
+from unmask.errors import did_you_mean
 from unmask.vocab import CodeBook
 
 BESIDE = "./"
@@ -117,3 +118,55 @@ class PictureConfig:
     size: int
     compress: bool
     conditions: bool
+
+
+LORA_TOWERS = {"text": "text_blocks", "gen": "gen_tower"}
+"""Tower -> the part of the model that its linear layers are."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "ff_proj", "up_proj", "ff_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Adapters: each target layer W becomes W + alpha / rank * B A, with B starting at zero.
+
+    Attributes:
+        towers: the towers that get adapters, `text`, `gen`.
+        rank: of A and B.
+        alpha: the scale.
+        dropout: share of an adapter's inputs that are dropped while training.
+        targets: the layers in each block of a tower.
+    """
+
+    towers: tuple[str, ...] = ("text", "gen")
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = LORA_TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise FieldError("rank", f"must be at least 1, not {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise FieldError("dropout", f"is a share, from 0 to below 1, not {self.dropout}")
+        for name, given, known in (("towers", self.towers, tuple(LORA_TOWERS)), ("targets", self.targets, LORA_TARGETS)):
+            if not given:
+                raise FieldError(name, f"names none of {', '.join(known)}")
+            for each in given:
+                if each == "attn_out":
+                    raise FieldError(
+                        name,
+                        "attn_out belongs to both towers, and the gen tower uses some of its rows",
+                        fix="add `shared` to `trainable`",
+                    )
+                if each not in known:
+                    raise FieldError(name, f"there is no '{each}'", fix=did_you_mean(each, known))
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The parts of the model (`train/parts.py`) that have adapters."""
+        return tuple(LORA_TOWERS[tower] for tower in self.towers)
+
+    @property
+    def pattern(self) -> str:
+        """A pattern of the names of the layers that get adapters."""
+        return rf"transformer\.blocks\.\d+\.({'|'.join(self.towers)})\.({'|'.join(self.targets)})"

@@ -3,13 +3,17 @@
 Shapes: B pictures of H x W pixels, P x Q codes with P = H / factor.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
 from unmask.model.config import ImageTokenizerConfig
-from unmask.model.weights.native import fill
+from unmask.model.weights.native import fill, find, finished
 from unmask.storage.hub import locate
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class ImageTokenizer(nn.Module):
@@ -78,7 +82,19 @@ def load_image_tokenizer(config: ImageTokenizerConfig) -> ImageTokenizer:
     """
     if config.weights is None:
         raise ConfigError("image_tokenizer.weights names no weights", fix="name a folder or hub id, or builtin:tiny")
-    path = locate(config.weights, *(f"{folder}diffusion_pytorch_model.safetensors" for folder in ("vqvae/", "")))
+    path = find_weights(config.weights)
     tokenizer = ImageTokenizer(config)
     fill(tokenizer.vq, path)
     return tokenizer.requires_grad_(False).eval()
+
+
+def find_weights(reference: str) -> Path:
+    """The weights of a tokenizer in a folder (subfolder `vqvae` first), on the hub, or in the newest checkpoint of a run that trained one.
+
+    Raises:
+        ConfigError: there are none.
+        CheckpointError: the run's checkpoint is damaged.
+    """
+    if finished(Path(reference)):
+        return locate(str(find(Path(reference))), WEIGHTS)
+    return locate(reference, *(f"{folder}{WEIGHTS}" for folder in ("vqvae/", "")))

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unmask.config import to_yaml
 from unmask.errors import CheckpointError
 from unmask.model.weights import native
 from unmask.storage import sealed
+from unmask.train.task import Task
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 
@@ -34,21 +34,31 @@ class State:
     fingerprint: Mapping[str, Any]
 
 
-def write(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, configs: Mapping[str, object]) -> None:
-    """Write `checkpoints/step-NNNNNNNN/`, with each of `configs` as NAME.yaml.
+def write(run: Path, task: Task, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Write `checkpoints/step-NNNNNNNN/`.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; older checkpoints are untouched.
     """
 
     def fill(folder: Path) -> None:
-        _save({name: value.contiguous() for name, value in model.state_dict().items()}, folder / native.WEIGHTS)
-        _save(_optimizer_tensors(model, optimizer), folder / OPTIMIZER)
+        task.write(folder)
+        save_tensors(_optimizer_tensors(task.model, optimizer), folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(state.__dict__, indent=1))
-        for name, config in configs.items():
-            (folder / f"{name}.yaml").write_text(to_yaml(config))
 
     sealed.write(run / "checkpoints" / f"step-{state.step:08d}", fill)
+
+
+def expect(folder: Path, name: str) -> None:
+    """Refuse a checkpoint of another kind of run, by the file of weights that it should have.
+
+    Raises:
+        CheckpointError: it has no such file.
+    """
+    if not (folder / name).is_file():
+        raise CheckpointError(
+            f"is the checkpoint of another kind of run: it has no {name}", where=str(folder), fix="set out=FOLDER for a new run"
+        )
 
 
 def retain(run: Path, keep: int) -> None:
@@ -83,16 +93,16 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{name}/{kind}": value.detach().contiguous()
+        f"{name}/{kind}": value.detach()
         for name, parameter in model.named_parameters()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """safetensors, with a full disk reported as the OSError that it is."""
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file, with a full disk reported as the OSError that it is."""
     try:
-        save_file(tensors, path)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
     except OSError:
         raise
     except Exception as error:  # the library wraps operating system errors in its own

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from unmask.data.sample import Fault
+from unmask.train.task import StepResult
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class StepMetrics:
 
     Attributes:
         step: number of the step, from 1.
-        loss: text + image; `loss_text`, `loss_image` are None where the step had no such target.
+        result: the loss and the task's own figures.
         grad_norm: before clipping.
+        lr: learning rate by part; "" for all that have none of their own.
         skipped: whether the update was left out because loss or gradients were not finite.
         samples_per_second, tokens_per_second: over this step.
         data_wait: share of the step's time spent waiting for the loader.
@@ -30,17 +32,21 @@ class StepMetrics:
     """
 
     step: int
-    loss: float
-    loss_text: float | None
-    loss_image: float | None
+    result: StepResult
     grad_norm: float
-    lr: float
+    lr: Mapping[str, float]
     skipped: bool
     samples_per_second: float
     tokens_per_second: float
     data_wait: float
     faults: int
     retries: int = 0
+
+    def flat(self) -> dict[str, float | None]:
+        """One figure a name, as `metrics.jsonl` has them; `lr_PART` is the learning rate of a part that has its own."""
+        figures = {name: value for name, value in vars(self).items() if name not in {"result", "lr", "step"}}
+        rates = {f"lr_{part}" if part else "lr": lr for part, lr in self.lr.items()}
+        return {"step": self.step, "loss": self.result.loss, **self.result.figures, **rates, **figures}
 
 
 class JsonLines:
@@ -127,19 +133,20 @@ class Reporter:
 
     def step(self, metrics: StepMetrics) -> None:
         """Write and show a step."""
-        self._metrics.write([asdict(metrics)])
+        self._metrics.write([metrics.flat()])
         self._recent.append(metrics)
         if self._board is not None:
-            for name, value in asdict(metrics).items():
+            for name, value in metrics.flat().items():
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, metrics.step)
         self._progress.update(self._task, completed=metrics.step, figures=self._figures())
 
     def _figures(self) -> str:
         count = len(self._recent)
-        loss = sum(each.loss for each in self._recent) / count
+        loss = sum(each.result.loss for each in self._recent) / count
         speed = sum(each.samples_per_second for each in self._recent) / count
         wait = sum(each.data_wait for each in self._recent) / count
         faults = self._recent[-1].faults
-        text = f"loss {loss:.3f}  {speed:.1f} samples/s  data wait {wait:.0%}"
+        said = f"{self._recent[-1].result.said}  " if self._recent[-1].result.said else ""
+        text = f"loss {loss:.3f}  {said}{speed:.1f} samples/s  data wait {wait:.0%}"
         return f"{text}  {faults} faults" if faults else text

@@ -14,6 +14,7 @@ from torch import nn
 
 from unmask.config import build, read_yaml
 from unmask.errors import CheckpointError
+from unmask.model import lora
 from unmask.model.config import ModelConfig
 from unmask.model.weights.shards import Stored, read, scan, scan_file
 from unmask.storage import sealed
@@ -56,16 +57,39 @@ def read_config(folder: Path, name: str, cls: type[T]) -> T:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill a model from its folder, one tensor at a time; see `fill`.
+    """Fill a model from its folder, one tensor at a time; see `fill`. Adapters are merged into the checkpoint that they adapt.
 
     Raises:
-        CheckpointError: names or shapes differ, a shard is missing or cut, or the folder holds a part of a model only.
+        CheckpointError: names or shapes differ, a shard is missing or cut, the folder holds a part of a model only, or adapters of a
+            checkpoint that is gone or has changed.
     """
     part = _part_of_a_model(folder)
     if part is not None:
         raise part
+    if (folder / lora.CONFIG).is_file():
+        _load_adapted(folder, model)
+        return
     whole = folder / WEIGHTS
     _fill(model, scan_file(whole) if whole.is_file() else scan(folder), whole if whole.is_file() else folder)
+
+
+def _load_adapted(folder: Path, model: nn.Module) -> None:
+    adapters = read_config(folder, "adapters", lora.Adapters)
+    adapters.check(folder)
+    load_weights(find(adapters.base), model)
+    lora.inject(model, adapters.lora)
+    load_adapters(folder, model)
+    lora.merge(model)
+
+
+def load_adapters(folder: Path, model: nn.Module) -> None:
+    """Fill the adapters of a model, and what was learned beside them, from the folder of a verified checkpoint.
+
+    Raises:
+        CheckpointError: they are of other adapters or of another model.
+    """
+    tensors = {each.name: value for each, value in read(scan_file(folder / lora.WEIGHTS).values())}
+    lora.fill(model, tensors, folder)
 
 
 def fill(module: nn.Module, path: Path) -> None:

@@ -1,0 +1,146 @@
+"""The unified model as a `Task`: what `step.py` computes, with frozen parts and adapters."""
+
+from pathlib import Path
+
+import torch
+
+from unmask.config import diff, to_yaml
+from unmask.data.encode import EncodingConfig
+from unmask.data.loader import LoadedStep
+from unmask.data.tokenize import ChatTokenizer, load_tokenizer
+from unmask.errors import CheckpointError, ConfigError
+from unmask.model import lora
+from unmask.model.config import ModelConfig, PictureConfig
+from unmask.model.image_tokenizer import load_image_tokenizer
+from unmask.model.unified import UnifiedModel
+from unmask.model.weights import native
+from unmask.randomness import key_digest
+from unmask.storage.hub import locate
+from unmask.train import checkpoint
+from unmask.train.config import StageConfig, load_model_config, tiling
+from unmask.train.optim import freeze
+from unmask.train.parts import NAMES, piece_of
+from unmask.train.step import Objective, accumulate
+from unmask.train.task import StepResult
+
+
+class UnifiedTask:
+    """Learns to fill in masked text and codes.
+
+    Args:
+        stage: what is asked of it.
+        device: where it runs.
+
+    Raises:
+        ConfigError, CheckpointError, StorageError: a file that the stage names is missing or does not fit.
+    """
+
+    def __init__(self, stage: StageConfig, device: torch.device) -> None:
+        self.stage, self.device = stage, device
+        config = load_model_config(stage.model)
+        tokenizer_file = locate(config.tokenizer, "tokenizer.json")
+        self.encoding = _encoding(stage, tokenizer_file, config)
+        self.image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
+        chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
+        if chat.vocab.size > config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
+            )
+        self.model = UnifiedModel(config)
+        self.adapters = _start(self.model, stage)
+        freeze(self.model.to(device), stage.learning)
+        _check_parts(self.model, stage)
+        self.objective = Objective(
+            stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight
+        )
+
+    def part_of(self, name: str) -> str:
+        """The piece of `train/parts.py`."""
+        return piece_of(name)
+
+    def accumulate(self, step: LoadedStep) -> StepResult:
+        """The step function; what adapters drop depends on the step alone."""
+        dropout = self.adapters is not None and self.adapters.lora.dropout > 0
+        with torch.random.fork_rng(enabled=dropout):
+            if dropout:
+                torch.manual_seed(key_digest(self.stage.seed, step.state.step, "dropout") % 2**63)
+            losses = accumulate(self.model, self.image_tokenizer, step.batches, self.objective, self.device)
+        return StepResult(losses.total, {"loss_text": losses.text, "loss_image": losses.image})
+
+    def updated(self) -> None:
+        """Nothing but weights learns."""
+
+    def write(self, folder: Path) -> None:
+        """All weights, or what was learned beside those that are adapted."""
+        image = self.stage.image
+        picture = PictureConfig(size=image.size, compress=image.compress, conditions=image.condition_drop < 1)
+        configs = {"stage": self.stage, "model": self.model.config, "picture": picture}
+        if self.adapters is None:
+            checkpoint.save_tensors(self.model.state_dict(), folder / native.WEIGHTS)
+        else:
+            checkpoint.save_tensors(lora.learned(self.model), folder / lora.WEIGHTS)
+        for name, config in {**configs, **({"adapters": self.adapters} if self.adapters else {})}.items():
+            (folder / f"{name}.yaml").write_text(to_yaml(config))
+
+    def read(self, folder: Path) -> None:
+        """The weights of a checkpoint of the same model."""
+        weights = native.WEIGHTS if self.adapters is None else lora.WEIGHTS
+        checkpoint.expect(folder, weights)
+        saved = native.read_config(folder, "model", ModelConfig)
+        if saved != self.model.config:
+            changes = "; ".join(diff(saved, self.model.config)[:3])
+            raise CheckpointError(
+                f"was trained with another model: {changes}", where=str(folder), fix="set out=FOLDER for a new run"
+            )
+        if self.adapters is None:
+            native.load_weights(folder, self.model)
+            return
+        before = native.read_config(folder, "adapters", lora.Adapters)
+        if (before.digest, before.lora) != (self.adapters.digest, self.adapters.lora):
+            changes = "; ".join(diff(before, self.adapters)[:3])
+            raise CheckpointError(f"has other adapters: {changes}", where=str(folder), fix="set out=FOLDER for a new run")
+        native.load_adapters(folder, self.model)
+
+
+def _start(model: UnifiedModel, stage: StageConfig) -> lora.Adapters | None:
+    """Draw or load the weights a stage starts from, and give them adapters if it asks for some; what those adapt."""
+    generator = torch.Generator().manual_seed(stage.seed)
+    model.initialise(generator)
+    if stage.init is None:
+        return None
+    base = native.find(stage.init)
+    native.load_weights(base, model)
+    if stage.lora is None:
+        return None
+    lora.inject(model, stage.lora, generator)
+    return lora.Adapters.of(base, stage.lora)
+
+
+def _check_parts(model: UnifiedModel, stage: StageConfig) -> None:
+    has = {piece_of(name) for name, _ in model.named_parameters()}
+    for name in stage.learning:
+        if not NAMES[name] & has:
+            raise ConfigError(
+                f"trainable names '{name}', which the model '{model.config.name}' does not have",
+                fix="leave it out, or take another model",
+            )
+
+
+def _encoding(stage: StageConfig, tokenizer_file: Path, model: ModelConfig) -> EncodingConfig:
+    return EncodingConfig(
+        tokenizer=tokenizer_file,
+        image_size=stage.image.size,
+        picture_tokens=_picture_tokens(stage, model.image_tokenizer.factor),
+        max_length=stage.loader.max_length,
+        condition_drop=stage.image.condition_drop,
+        image_mode=stage.image.decode,
+        vision=tiling(model),
+        code_pixels=model.image_tokenizer.factor,
+    )
+
+
+def _picture_tokens(stage: StageConfig, factor: int) -> int:
+    square = factor * (2 if stage.image.compress else 1)
+    if stage.image.size % square:
+        raise ConfigError(f"image.size={stage.image.size} is no multiple of {square}, the side of one token's pixels")
+    return int((stage.image.size // square) ** 2)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from unmask.config import diff
 from unmask.distributed.mesh import Ranks
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, UnmaskError
 
 T = TypeVar("T")
 
@@ -53,10 +53,11 @@ def from_first(ranks: Ranks, value: T | None) -> T:
     return given
 
 
-def raise_together(ranks: Ranks, error: Exception | None) -> None:
+def raise_together(ranks: Ranks, error: UnmaskError | None) -> None:
     """Raise the error of the first rank that has one, on all of them; nobody is left waiting."""
     for each in gather(ranks, error):
         if each is not None:
+            each.is_shared = True
             raise each
 
 
@@ -75,8 +76,10 @@ def agree(ranks: Ranks, facts: Mapping[str, Any]) -> None:
     for rank, theirs in enumerate(everyone):
         for name, value in everyone[0].items():
             if theirs[name] != value:
-                changes = diff(value, theirs[name]) or [f"{value} -> {theirs[name]}"]
-                raise ConfigError(
-                    f"the ranks do not agree on the {name}: rank 0 -> rank {rank} (on {hosts[rank]}): {'; '.join(changes[:3])}",
+                changes = [f"{value} -> {theirs[name]}"] if isinstance(value, str) else diff(value, theirs[name])
+                error = ConfigError(
+                    f"rank {rank} (on {hosts[rank]}) does not agree with rank 0 on the {name}: {'; '.join(changes[:3])}",
                     fix="start every rank with the same command, and give every node the same files",
                 )
+                error.is_shared = True
+                raise error

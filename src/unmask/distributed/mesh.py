@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -80,6 +80,16 @@ def connect(minutes: float = 30.0) -> Iterator[Ranks]:
         yield Ranks(rank, world, numbers["LOCAL_RANK"], numbers["LOCAL_WORLD_SIZE"], device, control, notes)
     finally:
         dist.destroy_process_group()
+
+
+def speaks_for_all() -> bool:
+    """Whether this process is the first of the run, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def own_group(ranks: Ranks) -> Ranks:
+    """The same ranks with a control group of their own, for another thread; all of them must call this."""
+    return replace(ranks, control=dist.new_group(backend="gloo")) if ranks.are_many else ranks
 
 
 def lay_out(ranks: Ranks, spread: Spread = "node") -> DeviceMesh:

@@ -118,10 +118,17 @@ class LoaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """How often a checkpoint is written, and how many are kept."""
+    """Checkpoints.
+
+    Attributes:
+        every: steps between two of them.
+        keep: how many are kept.
+        background: whether they are written while training goes on, from a copy in host memory.
+    """
 
     every: int = 500
     keep: int = 3
+    background: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ same modules in the same order nevertheless: a rank without targets asks for one
 blank one while others look at theirs. A parameter that got no gradient from any rank's targets has none after the step, as in one process.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ class Parallel:
     """A model, whole on one rank or sharded over many, and what the ranks do together in a step.
 
     Args:
-        model: on the host, or on the meta device: then it is empty afterwards (`storage_for`), to be filled by `sharded.fill`.
+        model: on the host; or on the meta device, to be given memory by `materialise` and then weights.
         config: how it is shared.
         ranks: by whom; one that is alone keeps it whole.
     """
@@ -100,6 +101,8 @@ def _computed_again(forward: Callable[..., Any], *arguments: Any) -> Any:
 
 def shard(model: UnifiedModel, config: ParallelConfig, ranks: Ranks) -> None:
     """Shard each block, the vision tower, and the rest as a unit of its own."""
+    # blocks hand on the other tower's stream as it came; nothing changes a stream in place
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
     mesh = lay_out(ranks, config.spread)
     policy = MixedPrecisionPolicy()
     if config.precision == "bf16" or (config.precision == "auto" and ranks.device.type == "cuda"):
@@ -117,6 +120,15 @@ def shard(model: UnifiedModel, config: ParallelConfig, ranks: Ranks) -> None:
     if hasattr(model, "states"):
         register_fsdp_forward_method(model, "states")
     model.text_embedding.register_forward_hook(_always_with_gradient)
+
+
+def materialise(model: UnifiedModel, device: torch.device) -> None:
+    """Memory for the shards of a model that was made on the meta device; its parameters hold anything, its buffers what they should."""
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        if not name.endswith("position_ids"):
+            raise ValueError(f"nobody knows what the buffer {name} holds")
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
 
 
 def _always_with_gradient(module: nn.Module, inputs: object, out: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def _read_environment() -> dict[str, int]:
     missing = [name for name in (*_TORCHRUN, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE={given['WORLD_SIZE']}, but {', '.join(missing)} is not set",
+            f"WORLD_SIZE={given['WORLD_SIZE']} is set, but not {', '.join(missing)}",
             fix="start the run with torchrun, as scripts/train/ do, or unset WORLD_SIZE",
         )
     return {name: int(value) for name, value in given.items()}

@@ -27,8 +27,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks = ALONE) -> N
     Raises:
         OSError: on every rank, when one could not write or does not see the folder.
     """
-    if ranks.is_first:
-        folder.mkdir()
+    collectives.from_first(ranks, folder.mkdir() if ranks.is_first else None)  # the others look when it is there
     blind = [
         f"rank {rank} on {host}"
         for rank, (sees, host) in enumerate(collectives.gather(ranks, (folder.is_dir(), socket.gethostname())))

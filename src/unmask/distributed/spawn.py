@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOAD = ("torch", "torch.distributed.fsdp", "torch.distributed.checkpoint")
-"""Imported once, in the process that ranks are forked from."""
+"""Imported once, in the process that ranks are forked from, if nothing else is asked for."""
 
 
 class RankFailed(RuntimeError):
@@ -36,7 +36,7 @@ def spawn(
     *arguments: Any,
     seconds: float = 120.0,
     local_world: int | None = None,
-    environment: dict[str, str] | None = None,
+    preload: Sequence[str] = PRELOAD,
 ) -> list[Any]:
     """Call `function(*arguments)` on every rank.
 
@@ -46,7 +46,7 @@ def spawn(
         arguments: for the function, the same on every rank.
         seconds: all ranks together may take that long.
         local_world: ranks of one node, where several nodes are played; default: all.
-        environment: further variables of the ranks.
+        preload: modules that ranks have imported already; only the first call of a process decides.
 
     Returns:
         What it returned, in the order of ranks.
@@ -55,7 +55,7 @@ def spawn(
         RankFailed: for the first rank that failed, with its traceback; the others are ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
+    context.set_forkserver_preload(list(preload))
     local = local_world or world
     port = str(free_port())
     with tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder:
@@ -63,7 +63,7 @@ def spawn(
         for rank in range(world):
             variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
             told = {name: str(value) for name, value in variables.items()}
-            told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(environment or {})}
+            told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             ranks.append(context.Process(target=_run, args=(function, arguments, told, Path(folder) / str(rank), list(sys.path))))
         try:
             for process in ranks:

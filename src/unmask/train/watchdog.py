@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
+from typing import IO
 
 from unmask.distributed.mesh import Ranks
 
@@ -38,10 +39,11 @@ class Watchdog:
     Args:
         ranks: who is watched; each watches itself and reads the others' marks.
         seconds: what a step may take.
+        out: where it writes; a real file.
     """
 
-    def __init__(self, ranks: Ranks, seconds: float) -> None:
-        self._ranks, self._seconds = ranks, seconds
+    def __init__(self, ranks: Ranks, seconds: float, out: IO[str] | None = None) -> None:
+        self._ranks, self._seconds, self._out = ranks, seconds, out or sys.__stderr__ or sys.stderr
         self._mark = Mark(0, 0, "start", time.time(), socket.gethostname())
         self._begun, self._told = time.monotonic(), -1
         self._end = threading.Event()
@@ -75,11 +77,11 @@ class Watchdog:
 
     def _tell(self) -> None:
         step, rank = self._mark.step, self._ranks.rank
-        sys.stderr.write(
+        self._out.write(
             f"rank {rank}: step {step} takes longer than {self._seconds:g} s; {self._slowest()}; stacks of rank {rank}:\n"
         )
-        sys.stderr.flush()
-        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr, all_threads=True)
+        self._out.flush()
+        faulthandler.dump_traceback(file=self._out, all_threads=True)
 
     def _slowest(self) -> str:
         marks = {self._ranks.rank: self._mark}

@@ -27,7 +27,15 @@ def save(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks = ALONE) -> N
     Raises:
         OSError: on every rank, when one could not write or does not see the folder.
     """
-    collectives.from_first(ranks, folder.mkdir() if ranks.is_first else None)  # the others look when it is there
+    failed = None
+    if ranks.is_first:
+        try:
+            folder.mkdir()
+        except OSError as error:
+            failed = error
+    failed = collectives.from_first(ranks, failed)  # the others look when it is there
+    if failed is not None:
+        raise failed
     blind = [
         f"rank {rank} on {host}"
         for rank, (sees, host) in enumerate(collectives.gather(ranks, (folder.is_dir(), socket.gethostname())))

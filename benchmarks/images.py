@@ -39,6 +39,7 @@ from unmask.data.encode import EncodingConfig
 from unmask.data.images import DecodeMode, decode, random_crop
 from unmask.data.loader import Division, Loader
 from unmask.data.order import Order
+from unmask.data.records import Mixture
 from unmask.data.sample import Recipe
 from unmask.data.spec import load_mixture
 
@@ -133,15 +134,20 @@ def run_ours(folder: str, size: int, mode: DecodeMode, workers: int, samples: in
 
 
 def run_decode(folder: str, size: int, mode: DecodeMode, samples: int) -> None:
-    """`decode` and `random_crop` in a loop over bytes in memory."""
-    blobs = [path.read_bytes() for path in sorted((Path(folder) / "jpg").glob("*.jpg"))]
+    """`decode` and `random_crop` in a loop over files, the same pictures in the same order as ours."""
+    path = Path(folder) / "data.yaml"
+    mixture = Mixture(load_mixture(path), path.parent, path.parent / "cache", 0)
+    photos = Path(mixture.spec.datasets[0].image_root or "")
 
     def batches() -> Iterator[Any]:
         rng = np.random.default_rng(0)
+        state = mixture.order.start()
         while True:
             batch = []
-            for place in rng.integers(0, len(blobs), common.BATCH):
-                image, original = decode(blobs[place], target=size, mode=mode)
+            draws, state = mixture.order.step(state, common.BATCH)
+            for draw in draws:
+                blob = (photos / mixture.record(draw)[1].values["s3_path"]).read_bytes()
+                image, original = decode(blob, target=size, mode=mode)
                 batch.append(random_crop(image, size, rng, original).pixels_HW3)
             yield np.stack(batch)
 
@@ -168,7 +174,7 @@ def our_cases(photos: Path, size: int, samples: int, disk: Path, remote: Path | 
     """Decoding alone, and the loader, in every mode."""
     module = [sys.executable, "-m", "benchmarks.images"]
     cases = [
-        Case(f"decode alone, {mode}", [*module, "--case", "decode", str(photos), str(size), mode, str(samples)]) for mode in MODES
+        Case(f"decode alone, {mode}", [*module, "--case", "decode", str(disk), str(size), mode, str(samples)]) for mode in MODES
     ]
     for mode in MODES:
         for place, folder in (("disk", disk), ("S3", remote)):
@@ -359,7 +365,9 @@ def _bind_server(core: str) -> None:
 
 def _about(options: argparse.Namespace, photos: Path) -> str:
     about = json.loads((photos / "about.json").read_text())
-    command = " ".join(["python -m benchmarks.images", *sys.argv[1:]])
+    paths = [str(each) for each in (options.photos, options.peers_python, options.out) if each]
+    words = [Path(word).name if word in paths else word for word in sys.argv[1:]]  # whose machine it was says nothing
+    command = " ".join(["python -m benchmarks.images", *words])
     return (
         f"# Pictures: samples/s on one core\n\n`{command}`, {time.strftime('%Y-%m-%d')}\n\n"
         f"{os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}, Pillow {PIL.__version__}; {about['files']:.0f} JPEGs of "

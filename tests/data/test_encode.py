@@ -13,7 +13,7 @@ from tests.helpers import ENCODING, png
 from unmask.data import images
 from unmask.data.batch import Batch
 from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
-from unmask.data.encode import Encoder, EncodingConfig
+from unmask.data.encode import Encoder, EncodingConfig, PictureEncoder
 from unmask.data.order import Draw
 from unmask.data.records import Mixture, Source
 from unmask.data.tiles import NEWLINE, TilingConfig, anyres, cut_tiles, single
@@ -252,3 +252,29 @@ def test_a_batch_of_all_kinds() -> None:
     alone = Batch.pack([text])
     assert len(alone.tiles_NEE3) == len(alone.references_RHW3) == len(alone.edited_BPQ) == len(alone.features_F) == 0
     assert "tiles" not in alone.describe()
+
+
+def test_pictures_alone_for_an_image_tokenizer() -> None:
+    """Every picture once, whatever it is for; the crop follows the draw; no tokens, however long the text."""
+    config = EncodingConfig(tokenizer=None, image_size=16, picture_tokens=0, image_mode="exact")
+    turns = [Turn("human", (slot(READ), "word " * 9000, slot(REFERENCE, 1))), Turn("gpt", (slot(DRAW, 2), slot(READ)))]
+    blobs = [png(0), png(1), png(2), png(0)]
+    mixture, source = cast(Mixture, Keyed()), Source("set", "rows.parquet", 0)
+
+    def build(number: int, turns: Sequence[Turn], blobs: Sequence[bytes]) -> TokenSample:
+        return PictureEncoder(config).encode(mixture, Draw("g", number), source, Conversation("set/0", tuple(turns)), blobs)
+
+    sample = build(0, turns, blobs)
+    assert len(sample) == 0 and [picture.shape for picture in sample.pictures] == [(16, 16, 3)] * 3
+    rng = keyed_generator(7, str(Draw("g", 0)), "crop")
+    for number, picture in enumerate(sample.pictures):
+        whole = images.decode(png(number), target=16, mode="exact")
+        assert np.array_equal(picture, images.random_crop(whole.image, 16, rng, whole.original_size).pixels_HW3)
+    others = [build(number, turns, blobs).pictures[0] for number in range(1, 6)]
+    assert any(not np.array_equal(sample.pictures[0], other) for other in others)
+    batch = Batch.pack([sample, build(1, turns, blobs)])
+    assert len(batch) == 2 and batch.pixels_BHW3.shape == (6, 16, 16, 3) and batch.pictures_S.tolist() == [3, 3]
+    with pytest.raises(RowError, match="has no picture, and only pictures are learned from here"):
+        build(0, [Turn("human", ("hi",)), Turn("gpt", ("hello",))], [])
+    with pytest.raises(ValueError, match="text needs a tokenizer"):
+        Encoder(config)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tests.helpers import (
     DyingRecipe,
     InterruptedRecipe,
     RefusingRecipe,
+    digest,
     digests,
     loader,
     recipe,
@@ -28,10 +30,10 @@ from tests.helpers import (
     write_rows,
 )
 from unmask.data.batch import Batch
-from unmask.data.loader import Division, FaultBudget, LoadedStep, Loader
+from unmask.data.loader import Division, FaultBudget, LoadedStep, Loader, _left, _taken
 from unmask.data.order import OrderState
 from unmask.data.sample import Fault, Recipe
-from unmask.data.tokenize import Role
+from unmask.data.tokenize import Role, TokenSample
 from unmask.errors import DataError, FaultBudgetError
 
 SECONDS = 30
@@ -348,3 +350,32 @@ def test_long_samples_stop_a_run_by_the_budget(tmp_path: Path) -> None:
     with pytest.raises(FaultBudgetError, match="more than max_length"):
         for loaded in loader(recipe(path, replace(ENCODING, max_length=200)), num_workers=0):
             budget.observe(loaded)
+
+
+class ReadyBuilder:
+    """Hands out samples that are there already."""
+
+    retries, notes = 3, ("a note",)
+
+    def __init__(self, samples: list[TokenSample]) -> None:
+        self.samples = samples
+
+    def build(self, _: Any) -> tuple[list[TokenSample], list[Fault]]:
+        return self.samples, []
+
+
+@pytest.mark.parametrize("pictures, references", [(2, 1), (0, 3), (1, 0), (0, 0)])
+def test_a_batch_comes_out_of_its_file_as_it_went_in(tmp_path: Path, pictures: int, references: int) -> None:
+    """Pictures and references are written one by one and read as one array each, that may be written to."""
+    rng = np.random.default_rng(0)
+
+    def some(count: int, side: int) -> tuple[np.ndarray, ...]:
+        return tuple(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)[::-1] for _ in range(count))
+
+    ids, roles = np.arange(5, dtype=np.int32), np.zeros(5, dtype=np.uint8)
+    samples = [TokenSample(ids, roles, some(pictures, 24), f"s/{n}", f"d#{n}", references=some(references, 20)) for n in range(3)]
+    left = _left(ReadyBuilder(samples), [], str(tmp_path))  # type: ignore[arg-type]
+    taken = _taken(left)
+    assert digest(taken.batch) == digest(Batch.pack(samples)) and taken.notes == ("a note",) and not list(tmp_path.iterdir())
+    taken.batch.pixels_BHW3[...] = 1
+    taken.batch.ids_T[...] = 1

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.golden_folder import FOLDER, needs_golden
-from unmask.diffusion.schedules import commit_counts
+from unmask.diffusion.schedules import commit_counts, temperature_factors
 from unmask.errors import ConfigError
 
 # model.md 8.3
@@ -52,3 +52,13 @@ def test_wrong_schedule_and_no_steps() -> None:
         commit_counts(8, 4, "cosin")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="num_steps=0: there must be at least one step"):
         commit_counts(8, 0)
+
+
+def test_published_temperature_factors() -> None:
+    """model.md 8.5: cosine2 from 1 to 0.5 over 64 steps."""
+    factors = temperature_factors(64, "cosine2", 0.5)
+    assert [round(factors[place], 3) for place in (0, 31, 63)] == [1.0, 0.858, 0.5]
+    assert temperature_factors(3, "linear", 0.2) == pytest.approx([1.0, 0.6, 0.2])
+    assert temperature_factors(2, "constant", 0.1) == [1.0, 1.0]
+    with pytest.raises(ConfigError, match="unknown temperature schedule 'linea'; did you mean 'linear'"):
+        temperature_factors(2, "linea", 0.1)  # type: ignore[arg-type]

@@ -2,14 +2,23 @@
 
 import hashlib
 import json
+import math
 import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
-from unmask.diffusion.guidance import guide
-from unmask.diffusion.unmasking import draw_codes, stratified_order
+from unmask.diffusion.unmasking import (
+    confident_count,
+    draw_codes,
+    draw_words,
+    halton_order,
+    stratified_order,
+    word_confidence,
+)
 from unmask.errors import ConfigError
 
 
@@ -73,8 +82,49 @@ def test_draws_follow_the_softmax_and_temperature_0_is_the_largest() -> None:
     assert draw_codes(logits[:1], None, 0.0).item() == 1
 
 
-def test_guidance_1_is_none_and_the_published_scale_is_one_less() -> None:
-    conditional, unconditional = torch.randn(5, 7), torch.randn(5, 7)
-    assert torch.allclose(guide(conditional, unconditional, 1.0), conditional, atol=1e-6)
-    published = (1 + 4.0) * conditional - 4.0 * unconditional
-    assert torch.allclose(guide(conditional, unconditional, 5.0), published, atol=1e-5)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (3, 7), (8, 2)])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_halton_orders_visit_every_cell_once_and_evenly(height: int, width: int, seed: int) -> None:
+    order = halton_order(height, width, seed)
+    assert sorted(order) == list(range(height * width))
+    if (height, width, seed) == (4, 4, 0):
+        assert order[:4] == [2 * 4 + 1, 1 * 4 + 2, 3 * 4 + 0, 0 * 4 + 1]  # (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9)
+    if height == 8:
+        assert {place // width // 4 for place in order[:2]} == {0, 1}
+
+
+def test_confidences_by_hand() -> None:
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]])
+    words = torch.tensor([0, 1])
+    assert torch.allclose(word_confidence(p.log(), words, "low_confidence"), torch.tensor([0.7, 0.35]).double())
+    assert torch.allclose(word_confidence(p.log(), words, "margin"), torch.tensor([0.5, 0.05]).double())
+    entropy = [sum(x * math.log(x) for x in row) for row in p.double().tolist()]
+    assert torch.allclose(word_confidence(p.log(), words, "entropy"), torch.tensor(entropy).double())
+    uniforms = torch.tensor([0.3, 0.1])
+    assert torch.allclose(word_confidence(p.log(), words, "random", uniforms), uniforms.double())
+    certain = torch.tensor([[0.0, -torch.inf]])
+    assert word_confidence(certain, words[:1], "entropy").item() == 0
+
+
+def test_drawn_words_follow_the_softmax() -> None:
+    logits = torch.tensor([[1.0, 2.0, -torch.inf, -1.0]]).repeat(40_000, 1)
+    uniforms = torch.rand(len(logits), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares = torch.bincount(draw_words(logits, uniforms, 0.7), minlength=4) / len(logits)
+    assert torch.allclose(shares, torch.softmax(logits[0] / 0.7, 0), atol=0.01) and shares[2] == 0
+    assert draw_words(logits[:1], uniforms[:1], 0.0).item() == 1
+    edges = torch.tensor([0.0, 1.0 - 1e-16], dtype=torch.float64)
+    assert draw_words(torch.zeros(2, 4), edges, 1.0).tolist() == [0, 3]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 12))
+def test_how_many_are_trusted_together(confidences: list[float], factor: float) -> None:
+    """The largest n such that c_i >= 1 - factor / (i + 1) for all i = 2...n."""
+    ordered = sorted(confidences, reverse=True)
+    expected = 1
+    while expected < len(ordered) and ordered[expected] >= 1 - factor / (expected + 2):
+        expected += 1
+    c = torch.tensor(confidences, dtype=torch.float64)
+    assert confident_count(c, factor=factor) == expected
+    assert confident_count(c, factor=factor, with_last=True) == expected + (expected == len(ordered) - 1)
+    assert confident_count(c, threshold=0.5) == max(1, sum(each >= 0.5 for each in confidences))

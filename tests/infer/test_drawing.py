@@ -16,7 +16,7 @@ from tests.runs import write_run
 from unmask.cli.main import main
 from unmask.data.tokenize import Role
 from unmask.diffusion.schedules import commit_counts
-from unmask.diffusion.unmasking import stratified_order
+from unmask.diffusion.unmasking import CodeOrder, stratified_order
 from unmask.errors import ConfigError
 from unmask.infer.decoding import DrawingConfig, DrawingPrompt, draw_pictures
 from unmask.infer.pipelines import LoadedModel, load
@@ -91,10 +91,61 @@ def test_every_code_is_committed_once_and_stays() -> None:
 def test_guidance_1_needs_no_second_condition() -> None:
     model = micro_model()
     calls: list[int] = []
-    model.register_forward_pre_hook(lambda _, args: calls.append(len(args[0].codes_BPQ)))
+    model.code_embedding.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
     draw_pictures(model, [prompt([5])], (4, 4), False, MASK_TOKEN, DrawingConfig(steps=2, guidance=1.0))
     draw_pictures(model, [prompt([5])], (4, 4), False, MASK_TOKEN, DrawingConfig(steps=2, guidance=2.0))
     assert calls == [1, 1, 2, 2]
+
+
+@torch.no_grad()
+def plain_confident(model: UnifiedModel, asked: DrawingPrompt, steps: int, guided: range) -> torch.Tensor:
+    """The surest codes first, of logits at every code; guidance of 2.5 in some steps only."""
+    is_gen = torch.from_numpy(asked.roles_L == Role.PICTURE)
+    ids = torch.from_numpy(asked.ids_L)
+    dropped = torch.where(torch.from_numpy(asked.roles_L == Role.PROMPT), MASK_TOKEN, ids)
+    codes = torch.full((1, 4, 4), 33)
+    for step, count in enumerate(commit_counts(16, steps, "shift", 3.0)):
+        c, u = (
+            model(ModelInputs(text[~is_gen], codes, Packing.build([is_gen]), False), Wanted(None, torch.arange(16))).codes
+            for text in (ids, dropped)
+        )
+        logits = u + 2.5 * (c - u) if step in guided else c
+        sure, best = logits.softmax(-1).max(-1)
+        chosen = sure.masked_fill(codes.view(-1) != 33, -1).topk(count).indices
+        codes.view(-1)[chosen] = best[chosen]
+    return codes
+
+
+def test_the_surest_first_and_guidance_for_a_while() -> None:
+    model = micro_model()
+    config = DrawingConfig(steps=6, guidance=2.5, temperature=0.0, order="confidence", order_temperature=0.0)
+    for words in ([5, 6, 7], [8, 9]):
+        drawn = draw_pictures(model, [prompt(words)], (4, 4), False, MASK_TOKEN, config)
+        assert torch.equal(drawn, plain_confident(model, prompt(words), 6, range(6)))
+    early = replace(config, guidance_interval=(0.0, 0.4))
+    drawn = draw_pictures(model, [prompt([5, 6, 7])], (4, 4), False, MASK_TOKEN, early)
+    assert torch.equal(drawn, plain_confident(model, prompt([5, 6, 7]), 6, range(3)))
+
+
+@pytest.mark.parametrize("order", ["stratified", "halton", "confidence", "mask_git"])
+def test_orders_batches_and_masks(order: CodeOrder) -> None:
+    """Every order commits the planned counts, keeps what it committed, and does not depend on the batch."""
+    model = micro_model()
+    config = DrawingConfig(steps=5, guidance=2.0, temperature=1.0, order=order, order_schedule="cosine2")
+    prompts, seen = [prompt([5, 6, 7], 0), prompt([8], 1)], []
+    together = draw_pictures(
+        model, prompts, (4, 4), False, MASK_TOKEN, config, lambda _, c, m: seen.append((c.clone(), m.clone()))
+    )
+    assert [mask.sum(1).tolist() for _, mask in seen] == [[total] * 2 for total in np.cumsum(commit_counts(16, 5, "shift", 3.0))]
+    assert all(torch.equal(before[mask], after[mask]) for (before, mask), (after, _) in itertools.pairwise(seen))
+    for number, each in enumerate(prompts):
+        assert torch.equal(draw_pictures(model, [each], (4, 4), False, MASK_TOKEN, config)[0], together[number])
+
+
+def test_halton_draws_oblong_pictures() -> None:
+    config = DrawingConfig(steps=3, temperature=0.0, order="halton")
+    codes = draw_pictures(micro_model(), [prompt([5], pictures=8)], (2, 4), False, MASK_TOKEN, config)
+    assert codes.shape == (1, 2, 4) and int(codes.max()) < 32
 
 
 def test_wrong_settings() -> None:
@@ -102,7 +153,13 @@ def test_wrong_settings() -> None:
         DrawingConfig(steps=0)
     with pytest.raises(ConfigError, match="temperature=-1: must be 0 or more"):
         DrawingConfig(temperature=-1)
-    with pytest.raises(ConfigError, match="needs a square picture, not 4x2 codes"):
+    with pytest.raises(ConfigError, match="order_temperature=-2: must be 0 or more"):
+        DrawingConfig(order_temperature=-2)
+    with pytest.raises(ConfigError, match="unknown order 'haltn'; did you mean 'halton'"):
+        DrawingConfig(order="haltn")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"guidance_interval=\(0.5, 0.2\): two shares of the steps"):
+        DrawingConfig(guidance_interval=(0.5, 0.2))
+    with pytest.raises(ConfigError, match="needs a square picture, not 4x2 codes; take order=halton"):
         draw_pictures(micro_model(), [prompt([5], pictures=8)], (2, 4), False, MASK_TOKEN, DrawingConfig())
 
 

@@ -91,6 +91,17 @@ def test_adapters_on_an_adapted_run(base: Path, tmp_path: Path) -> None:
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
+def test_converting_adapters_is_refused_in_words(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = adapt(base, tmp_path / "run", "steps=1")
+    capsys.readouterr()
+    assert main(["convert", str(out), str(tmp_path / "plain"), "--to", "lavida-o"]) == 1
+    assert (
+        "holds adapters alone, which are not converted yet; train a step with it as init=, without `lora`"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "plain").exists()
+
+
 def test_the_base_is_gone_or_another(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base / "run", tmp_path / "base")
     out = adapt(base, tmp_path / "run", "steps=3", init=tmp_path / "base")
@@ -107,7 +118,10 @@ def test_the_base_is_gone_or_another(base: Path, tmp_path: Path) -> None:
 
 def test_the_run_goes_on_with_other_adapters(base: Path, tmp_path: Path) -> None:
     out = adapt(base, tmp_path / "run", "steps=3")
-    with pytest.raises(CheckpointError, match="has other adapters: lora.rank: 2 -> 3; set out=FOLDER"):
+    with pytest.raises(
+        CheckpointError,
+        match="has other adapters: lora.rank: 2 -> 3; go on with the same `lora` and init=.*step-00000003, or set out=FOLDER",
+    ):
         adapt(base, out, "steps=6", "lora.rank=3")
     with pytest.raises(CheckpointError, match="is the checkpoint of another kind of run: it has no model.safetensors"):
         adapt(base, out, "steps=6", "lora=null")

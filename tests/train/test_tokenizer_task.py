@@ -1,6 +1,7 @@
 """Image tokenizers from a stage file: they learn, resume exactly, and the model takes them."""
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -9,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.models import VQ
 from tests.runs import losses, start, write_run
 from tests.train.test_codes import write_network
 from unmask.cli.main import main
 from unmask.config import load
-from unmask.data.encode import EncodingConfig, PictureEncoder
 from unmask.errors import CheckpointError, ConfigError, DataError
 from unmask.model.config import ModelConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
 from unmask.model.weights import native
+from unmask.storage import sealed
 from unmask.train.config import TokenizerStageConfig, load_run, load_stage
 from unmask.train.engine import train
 
@@ -119,6 +120,17 @@ def test_kill_9_and_the_same_command_again_is_the_uninterrupted_run(stage_file: 
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_run_made_longer_does_not_place_its_codes_again(stage_file: Path, tmp_path: Path) -> None:
+    """Step 9 stands before the share of plain steps of the longer run."""
+    run(stage_file, tmp_path / "run", "steps=9", "optim.lr=1e-9", "codes.idle=0")
+    before = load_image_tokenizer(replace(VQ, weights=str(tmp_path / "run"))).vq.quantize.embedding.weight.clone()
+    run(stage_file, tmp_path / "run", "steps=40", "checkpoint.every=10", "optim.lr=1e-9", "codes.idle=0", "codes.decay=0.9999")
+    seen = figures(tmp_path / "run")
+    assert seen[2]["commitment"] is None and all(line["commitment"] is not None for line in seen[4:])
+    after = load_image_tokenizer(replace(VQ, weights=str(tmp_path / "run"))).vq.quantize.embedding.weight
+    assert (after - before).norm() < 0.1 * before.norm()
+
+
 def test_losses_do_not_depend_on_the_division_of_a_step(stage_file: Path, tmp_path: Path) -> None:
     """But for locality, whose other pictures are those of the micro-batch."""
     settings = ("steps=8", "loss.locality=0")
@@ -149,13 +161,6 @@ def test_a_perceptual_term(stage_file: Path, tmp_path: Path) -> None:
     assert line["loss"] == pytest.approx(plain[0][1] + 0.5 * line["perceptual"], rel=1e-4)
 
 
-def test_every_picture_of_a_row_and_no_text(stage_file: Path) -> None:
-    encoder = PictureEncoder(EncodingConfig(tokenizer=None, image_size=16, picture_tokens=0))
-    assert not hasattr(encoder, "chat")
-    with pytest.raises(ValueError, match="text needs a tokenizer"):
-        super(PictureEncoder, encoder).__init__(encoder.config)
-
-
 def test_rows_without_pictures_stop_the_run(stage_file: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(
         '{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}\n' * 3
@@ -165,6 +170,24 @@ def test_rows_without_pictures_stop_the_run(stage_file: Path, tmp_path: Path) ->
         DataError, match="rows one after another cannot be used; .*has no picture, and only pictures are learned from here"
     ):
         run(stage_file, tmp_path / "run", f"data={tmp_path / 'data.yaml'}")
+
+
+def test_a_code_book_of_another_version(stage_file: Path, tmp_path: Path) -> None:
+    run(stage_file, tmp_path / "run", "steps=3")
+    step = native.find(tmp_path / "run")
+
+    def fill(folder: Path) -> None:
+        for path in step.iterdir():
+            if path.name != sealed.MANIFEST:
+                shutil.copy(path, folder)
+        book = load_file(step / "codes.safetensors")
+        save_file({name: value for name, value in book.items() if name != "placed"}, folder / "codes.safetensors")
+
+    sealed.write(tmp_path / "run" / "checkpoints" / "step-00000004", fill)
+    with pytest.raises(
+        CheckpointError, match="codes.safetensors holds chosen, sums, uses, not chosen, placed, sums, uses; use the version"
+    ):
+        run(stage_file, tmp_path / "run", "steps=6")
 
 
 def test_mistakes(stage_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

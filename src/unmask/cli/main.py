@@ -17,12 +17,18 @@ from unmask.errors import UnmaskError
 COMMANDS = {
     "demo": "the whole story in minutes: draw scenes, train on them, draw held-out captions, report",
     "data": "look at a data file: check, show, stats, bench, order",
+    "prepare": "turn a public data set, or your own, into record files",
     "train": "train a stage, or go on where it stopped",
     "convert": "import published weights, build the starting point of stage 1, export",
+    "parity": "compare with the numbers of the system that weights come from",
     "generate": "draw pictures from captions",
 }
 
-_AGAIN = {"train": "goes on from the last checkpoint", "demo": "goes on from the last checkpoint"}
+_AGAIN = {
+    "train": "goes on from the last checkpoint",
+    "demo": "goes on from the last checkpoint",
+    "prepare": "goes on with the first unfinished part",
+}
 """What a command that was stopped does when it is given again."""
 
 

@@ -2,6 +2,8 @@
 
   unmask train config/stage/s2-256.yaml data=config/data/mine.yaml init=runs/s1-gnd
   unmask train config/stage/s2-256.yaml model=tiny trainable=[all] data=scenes.yaml image.size=64 steps=500
+  unmask train config/stage/s2-256.yaml init=runs/s2-256 out=runs/mine data=mine.yaml trainable=[] 'lora={towers: [gen], rank: 16}'
+  unmask train config/stage/tokenizer.yaml data=config/data/mine.yaml         an image tokenizer
   unmask train config/stage/s2-256.yaml ... --print          the resolved configuration, without training
 
   torchrun --nproc-per-node=8 -m unmask train STAGE ...      on 8 GPUs, or on 8 processes without any: the same losses

@@ -1,6 +1,6 @@
 """TokenSamples -> Batch: packed one after another, without padding, with the boundaries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,23 +62,29 @@ class Batch:
     edited_BPQ: np.ndarray = field(default_factory=_no_codes)
 
     @classmethod
-    def pack(cls, samples: Sequence[TokenSample]) -> "Batch":
-        """Put samples one after another."""
+    def pack(cls, samples: Sequence[TokenSample], stack: "Callable[[Sequence[np.ndarray]], np.ndarray] | None" = None) -> "Batch":
+        """Put samples one after another.
+
+        Args:
+            samples: at least one.
+            stack: makes one array of pictures of one size, called for `STACKS` in order; by default it copies them.
+        """
+        stack = stack or stacked
         features_F, features_per_tile = _features(samples)
         tiles = [tiles for sample in samples for tiles in sample.tiles]
         return cls(
             np.concatenate([sample.ids_L for sample in samples]).astype(np.int64),
             np.concatenate([sample.roles_L for sample in samples]),
             np.array([len(sample) for sample in samples]),
-            _stacked([picture for sample in samples for picture in sample.pictures]),
+            stack([picture for sample in samples for picture in sample.pictures]),
             np.array([len(sample.pictures) for sample in samples]),
             tuple(sample.draw for sample in samples),
             tuple(sample.source for sample in samples),
-            np.concatenate(tiles) if tiles else _stacked([]),
+            np.concatenate(tiles) if tiles else stacked([]),
             np.array([sum(map(len, sample.tiles)) for sample in samples]),
             features_F,
             features_per_tile,
-            _stacked([reference for sample in samples for reference in sample.references]),
+            stack([reference for sample in samples for reference in sample.references]),
             np.array([len(sample.references) for sample in samples]),
             np.array([sample.visible_text_rate for sample in samples]),
             _edited(samples),
@@ -101,7 +107,12 @@ class Batch:
         return ", ".join(said)
 
 
-def _stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+STACKS = ("pixels_BHW3", "references_RHW3")
+"""The arrays that `Batch.pack` makes of pictures of one size."""
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one size as one array; none as an empty one."""
     return np.stack(pictures) if pictures else _no_pixels()
 
 

@@ -6,6 +6,7 @@ for before it decodes the present ones: small micro-batches from a distant store
 files and only their names through a pipe: one that is killed with half a batch in it would leave the run waiting for the rest for ever.
 """
 
+import math
 import mmap
 import multiprocessing
 import os
@@ -14,13 +15,15 @@ import shutil
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from unmask.data.batch import Batch
+import numpy as np
+
+from unmask.data.batch import STACKS, Batch, stacked
 from unmask.data.order import Draw, Order, OrderState
 from unmask.data.sample import Fault, Recipe, SampleBuilder
 from unmask.errors import DataError, FaultBudgetError
@@ -208,8 +211,20 @@ class _Built(NamedTuple):
     notes: tuple[str, ...]
 
 
-_Left = tuple[str, tuple[int, ...]]
-"""A file, and the bytes of each part in it; every part begins at a multiple of `_ALIGNMENT`."""
+@dataclass(frozen=True)
+class _Left:
+    """A batch in a file: what it is, its arrays, and the pictures of each of `STACKS`, which lie there as one array.
+
+    Attributes:
+        name: the file.
+        sizes: the bytes of its parts; each begins at a multiple of `_ALIGNMENT`.
+        stacks: the shape of each array of pictures, and where it begins.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    stacks: tuple[tuple[tuple[int, ...], int], ...]
+
 
 _ALIGNMENT = 64
 
@@ -224,37 +239,55 @@ def _loaded(built: Sequence[_Built], state: OrderState) -> LoadedStep:
     )
 
 
-def _build(builder: SampleBuilder, piece: Sequence[Draw]) -> _Built:
+def _build(
+    builder: SampleBuilder, piece: Sequence[Draw], stack: Callable[[Sequence[np.ndarray]], np.ndarray] = stacked
+) -> _Built:
     before = builder.retries
     samples, faults = builder.build(piece)
-    return _Built(Batch.pack(samples), faults, builder.retries - before, builder.notes)
+    return _Built(Batch.pack(samples, stack), faults, builder.retries - before, builder.notes)
 
 
-def _left(built: _Built, folder: str) -> _Left:
-    """Leave a batch in a file: what it is, then its arrays as they lie in memory."""
+def _left(builder: SampleBuilder, piece: Sequence[Draw], folder: str) -> _Left:
+    """Build a batch and leave it in a file: what it is, its arrays as they lie in memory, its pictures one behind the other."""
+    apart: list[Sequence[np.ndarray]] = []
+
+    def set_apart(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        apart.append(pictures)
+        return stacked([])
+
+    built = _build(builder, piece, set_apart)
     arrays: list[pickle.PickleBuffer] = []
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         pickle.dump(built, file, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append)
-        sizes = [file.tell()]
+        sizes, stacks = [file.tell()], []
         for array in arrays:
             file.write(bytes(-sizes[-1] % _ALIGNMENT))
             file.write(array.raw())
             sizes.append(array.raw().nbytes)
-    return file.name, tuple(sizes)
+        file.write(bytes(-sizes[-1] % _ALIGNMENT))
+        for pictures in apart:
+            shape = (len(pictures), *pictures[0].shape) if pictures else stacked([]).shape
+            stacks.append((shape, file.tell()))
+            for picture in pictures:
+                file.write(np.ascontiguousarray(picture).data)
+    return _Left(file.name, tuple(sizes), tuple(stacks))
 
 
 def _taken(left: _Left) -> _Built:
     """What a worker left in a file, whose pages become the arrays: nothing is copied, and they may be written to."""
-    name, sizes = left
-    with open(name, "rb") as file:
+    with open(left.name, "rb") as file:
         pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    os.unlink(name)
+    os.unlink(left.name)
     parts, start = [], 0
-    for size in sizes:
+    for size in left.sizes:
         parts.append(pages[start : start + size])
         start += size + -size % _ALIGNMENT
     built: _Built = pickle.loads(parts[0], buffers=parts[1:])
-    return built
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(pages, np.uint8, math.prod(shape), start).reshape(shape)
+        for name, (shape, start) in zip(STACKS, left.stacks, strict=True)
+    }
+    return built._replace(batch=replace(built.batch, **arrays))
 
 
 _recipe: Recipe | None = None
@@ -284,7 +317,7 @@ def _work(piece: Sequence[Draw], later: Sequence[Draw]) -> _Left:
     if _builder is None:
         _builder = _recipe.open()
     _builder.begin([*piece, *later])
-    return _left(_build(_builder, piece), _exchange)
+    return _left(_builder, piece, _exchange)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from unmask.data.rules import Rule
 from unmask.data.select import Sampling, Selection, select
 from unmask.errors import DataError
 from unmask.storage.build_once import build_once
-from unmask.storage.sealed import flush
 from unmask.storage.tables import RecordTable
 
 ENGINE = 1
@@ -67,9 +66,7 @@ def _build(draft: Path, table: RecordTable, rules: Sequence[Rule], sampling: Sam
     rows = select(table.num_rows, [rule.name for rule in rules], _masks(table, rules), sampling, seed, allocate)
     used = {"extra": rows.extra is not None, "sampled": sampling.kind == "random", "filtered": sampling.kind != "random"}
     for path in draft.glob("*.npy"):
-        if used.get(path.stem):
-            flush(path)
-        else:
+        if not used.get(path.stem):
             path.unlink()
     about = {
         "engine": ENGINE,
@@ -83,8 +80,6 @@ def _build(draft: Path, table: RecordTable, rules: Sequence[Rule], sampling: Sam
         **{"steps": rows.steps, "digest": rows.digest()},
     }
     (draft / "selection.json").write_text(json.dumps(about))
-    flush(draft / "selection.json")
-    flush(draft)
 
 
 def _open(folder: Path) -> StoredSelection:

@@ -1,6 +1,10 @@
 """Classifier-free guidance: an explicit combination of conditions."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
+
+from unmask.errors import ConfigError
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -9,3 +13,33 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     The published `guidance_scale` g counts the extra, l = (1 + g) c - g u, so scale = g + 1.
     """
     return unconditional + scale * (conditional - unconditional)
+
+
+def combine(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The sum of conditions, each times its weight, in fp32. Weights sum to 1, so that conditions that agree are left as they are."""
+    out = logits[0].float() * weights[0]
+    for each, weight in zip(logits[1:], weights[1:], strict=True):
+        out = out + each.float() * weight
+    return out
+
+
+def published_edit_weights(mode: int, scale: float, image_scale: float) -> tuple[float, float, float]:
+    """Weights of an edit's full condition, of its second and of the one without a prompt, in the published modes (model.md 6.6).
+
+    The second condition lacks, by mode: 0 all but the reference's codes, 1 the reference's codes, 2 its codes and its features, 3 all words.
+    Modes 0 and 3 move away from it, so that `image_scale` amplifies what it lacks, in mode 0 the instruction; 1 and 2 average with it.
+
+    Args:
+        mode: 0 to 3.
+        scale: the published `guidance_scale`.
+        image_scale: the published `guidance_scale_image`.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+    if mode not in range(4):
+        raise ConfigError(f"edit mode {mode!r} is none of 0, 1, 2, 3")
+    full, second = (1 + image_scale, -image_scale)
+    if mode in {1, 2}:
+        full, second = 1 / (1 + image_scale), image_scale / (1 + image_scale)
+    return (1 + scale) * full, (1 + scale) * second, -scale

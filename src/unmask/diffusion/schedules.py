@@ -1,4 +1,4 @@
-"""How many codes to commit at each step of sampling (model.md 6.2)."""
+"""What changes from step to step of sampling: how many positions to commit, and how much chance there is (model.md 6.2, 6.3)."""
 
 import math
 from typing import Literal
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unmask.errors import ConfigError, did_you_mean
 
+TemperatureSchedule = Literal["constant", "linear", "cosine2"]
 CommitSchedule = Literal["shift", "cosine", "cosine2", "exp", "logit_normal", "linear"]
 
 
@@ -36,6 +37,24 @@ def commit_counts(num_masks: int, num_steps: int, schedule: CommitSchedule | Non
             excess -= 1
         place = (place + 1) % steps
     return counts[::-1]
+
+
+def temperature_factors(num_steps: int, schedule: TemperatureSchedule, minimum: float) -> list[float]:
+    """What a temperature is multiplied by at each step: from 1 down to `minimum`, along a line or a quarter of a cosine.
+
+    Raises:
+        ConfigError: an unknown schedule.
+    """
+    places = torch.linspace(0, 1, num_steps)
+    if schedule == "constant":
+        return [1.0] * num_steps
+    if schedule not in {"linear", "cosine2"}:
+        raise ConfigError(
+            f"unknown temperature schedule '{schedule}'", fix=did_you_mean(schedule, ("constant", "linear", "cosine2"))
+        )
+    falling = 1 - places if schedule == "linear" else torch.cos(math.pi * places / 2)
+    factors: list[float] = (falling * (1 - minimum) + minimum).tolist()
+    return factors
 
 
 def _warp(t: Tensor, schedule: CommitSchedule, shift: float) -> Tensor:

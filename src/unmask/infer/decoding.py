@@ -1,8 +1,10 @@
-"""The loop that unmasks pictures (model.md 6.3): commit a few codes a step, in a stratified order, with guidance.
+"""The loop that unmasks pictures (model.md 6.3, 6.6): commit a few codes a step, in some order, with guidance.
 
-The order is fixed before the first step and looks at no confidence, so logits are computed at the codes that are committed and nowhere else.
+A picture is drawn under one or more conditions, whose logits are added up with weights. A fixed order (stratified, Halton) looks at no
+confidence, so that logits are computed at the codes that are committed and nowhere else; the others need them at every masked code. Text is
+embedded once; the text tower stops where no code can see it.
 
-Shapes: B pictures, C codes of one picture, M codes committed in a step, V codes of the code book.
+Shapes: B pictures, C codes of one picture, K codes committed in a step, L positions, T text tokens, D text width, V codes of the code book.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +15,12 @@ import torch
 from torch import Tensor
 
 from unmask.data.tokenize import Role
-from unmask.diffusion.guidance import guide
-from unmask.diffusion.schedules import CommitSchedule, commit_counts
-from unmask.diffusion.unmasking import draw_codes, stratified_order
-from unmask.errors import ConfigError
-from unmask.model.transformer import Packing
-from unmask.model.unified import ModelInputs, UnifiedModel, Wanted
+from unmask.diffusion.guidance import combine
+from unmask.diffusion.schedules import CommitSchedule, TemperatureSchedule, commit_counts, temperature_factors
+from unmask.diffusion.unmasking import CODE_ORDERS, CodeOrder, draw_codes, draw_words, halton_order, stratified_order
+from unmask.errors import ConfigError, did_you_mean
+from unmask.model.transformer import Packing, Streams
+from unmask.model.unified import UnifiedModel
 from unmask.randomness import keyed_generator
 
 
@@ -29,25 +31,47 @@ class DrawingConfig:
     Attributes:
         steps: forward passes; at most the number of codes is used.
         guidance: 1 is the plain model, more amplifies the prompt (the published `guidance_scale` plus one).
+        guidance_interval: first and last share of the steps between which it is applied.
         temperature: of the draw of each code; 0 takes the likeliest.
         schedule, shift: how many codes are committed at each step.
-        order_seed: of the stratified order; None gives every sample its own (42 is the published one).
+        order: which codes come first.
+        order_temperature: how much chance there is in an order by confidence; 0 takes the surest.
+        order_schedule, order_minimum: how it falls over the steps.
+        order_seed: of a fixed order; None gives every sample its own (42 is the published one).
         seed: of a sample's randomness, together with its number; never of its batch.
     """
 
     steps: int = 16
     guidance: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     temperature: float = 0.8
     schedule: CommitSchedule = "shift"
     shift: float = 3.0
+    order: CodeOrder = "stratified"
+    order_temperature: float = 1.0
+    order_schedule: TemperatureSchedule = "constant"
+    order_minimum: float = 0.01
     order_seed: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: there must be at least one")
-        if self.temperature < 0:
-            raise ConfigError(f"temperature={self.temperature}: must be 0 or more")
+        for name in ("temperature", "order_temperature"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if self.order not in CODE_ORDERS:
+            raise ConfigError(f"unknown order '{self.order}'", fix=did_you_mean(self.order, CODE_ORDERS))
+        first, last = self.guidance_interval
+        if not 0 <= first <= last <= 1:
+            raise ConfigError(
+                f"guidance_interval={self.guidance_interval}: two shares of the steps, 0 to 1, the first not the larger"
+            )
+
+    @property
+    def is_order_fixed(self) -> bool:
+        """Whether the order is known before the first step."""
+        return self.order in {"stratified", "halton"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +83,56 @@ class DrawingPrompt:
     number: int
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What the model sees of one sample besides the codes being drawn.
+
+    Attributes:
+        text_TD: embeddings of the tokens of the text tower: words, masks, features of pictures.
+        is_gen_L: which positions belong to the gen tower.
+        is_reference_L: which of those belong to references; None: none.
+        references_RPQ: codes of the references, in the order of their positions; None: none.
+    """
+
+    text_TD: Tensor
+    is_gen_L: Tensor
+    is_reference_L: Tensor | None = None
+    references_RPQ: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Guided:
+    """One sample to draw: its conditions, the full one first, and its number, the key of its randomness."""
+
+    conditions: tuple[Condition, ...]
+    number: int
+
+
+@dataclass(frozen=True)
+class DrawingStep:
+    """Everything about one step, for those who look inside; logits are then computed at every code.
+
+    Attributes:
+        number: of the step.
+        before_BC: codes before it, masks included.
+        logits_BCV: after guidance.
+        drawn_BC: what each code would be; what was committed is kept.
+        confidence_BC: probability of the fresh draw.
+        chosen_BK: what is committed.
+    """
+
+    number: int
+    before_BC: Tensor
+    logits_BCV: Tensor
+    drawn_BC: Tensor
+    confidence_BC: Tensor
+    chosen_BK: Tensor
+
+
 Watch = Callable[[int, Tensor, Tensor], None]
 """Called after each step with its number, the codes [B, C] and which of them are committed [B, C]."""
+Inspect = Callable[[DrawingStep], Tensor | None]
+"""Called in each step; may return other codes [B, C], masks included, to go on from."""
 
 
 @torch.no_grad()
@@ -84,55 +156,185 @@ def draw_pictures(
         config: how to unmask.
         watch: sees every step.
     """
-    device = next(model.parameters()).device
-    num_codes, book = grid[0] * grid[1], model.config.image_tokenizer.code_book
-    if grid[0] != grid[1]:
-        raise ConfigError(f"the stratified order needs a square picture, not {grid[1]}x{grid[0]} codes")
-    guided = config.guidance != 1.0
-    text_ids, packing = _conditions(prompts, mask_token, guided, device)
-    codes_BC = torch.full((len(prompts), num_codes), book.mask, device=device)
-    orders_BC = torch.stack([_order(prompt, grid[0], config) for prompt in prompts]).to(device)
-    noise = [keyed_generator(config.seed, prompt.number, "codes") for prompt in prompts]
-    offsets_B1 = torch.arange(len(prompts), device=device)[:, None] * num_codes
-    done = 0
-    for step, count in enumerate(commit_counts(num_codes, config.steps, config.schedule, config.shift)):
-        places_BK = orders_BC[:, done : done + count]
-        wanted = (offsets_B1 + places_BK).flatten()
-        codes_BPQ = codes_BC.view(-1, *grid)
-        if guided:
-            wanted, codes_BPQ = torch.cat([wanted, wanted + codes_BC.numel()]), codes_BPQ.repeat(2, 1, 1)
-        logits = model(ModelInputs(text_ids, codes_BPQ, packing, compress), Wanted(None, wanted)).codes
-        assert logits is not None
-        if guided:
-            conditional, unconditional = logits.float().chunk(2)
-            logits = guide(conditional, unconditional, config.guidance)
-        uniforms = None
-        if config.temperature > 0:
-            drawn = [rng.random((count, book.num_codes), dtype=np.float32) for rng in noise]
-            uniforms = torch.from_numpy(np.concatenate(drawn)).to(device)
-        chosen = draw_codes(logits, uniforms, config.temperature)
-        codes_BC.scatter_(1, places_BK, chosen.view(places_BK.shape))
-        done += count
-        if watch is not None:
-            watch(step, codes_BC, codes_BC != book.mask)
-    return codes_BC.view(-1, *grid)
+    device = model.text_embedding.weight.device
+    guided = []
+    for prompt in prompts:
+        is_picture = torch.from_numpy(prompt.roles_L == Role.PICTURE)
+        conditions = []
+        for dropped in (False, True) if config.guidance != 1.0 else (False,):
+            ids = prompt.ids_L.astype(np.int64)
+            if dropped:  # as in training
+                ids = np.where(prompt.roles_L == Role.PROMPT, mask_token, ids)
+            text = torch.from_numpy(ids[prompt.roles_L != Role.PICTURE]).to(device)
+            conditions.append(Condition(model.text_embedding(text), is_picture))
+        guided.append(Guided(tuple(conditions), prompt.number))
+    weights = (config.guidance, 1 - config.guidance) if config.guidance != 1.0 else (1.0,)
+    return Painter(model, grid, compress, config).draw(guided, weights, watch)
 
 
-def _order(prompt: DrawingPrompt, side: int, config: DrawingConfig) -> Tensor:
-    seed = config.order_seed
-    if seed is None:
-        seed = int(keyed_generator(config.seed, prompt.number, "order").integers(2**31))
-    return torch.tensor(stratified_order(side, seed))
+class Painter:
+    """Draws pictures of one size.
+
+    Args:
+        model: in eval mode.
+        grid: codes along each side (P, Q).
+        compress: whether one gen token holds 2x2 codes.
+        config: how to unmask.
+    """
+
+    def __init__(self, model: UnifiedModel, grid: tuple[int, int], compress: bool, config: DrawingConfig) -> None:
+        if config.order == "stratified" and grid[0] != grid[1]:
+            raise ConfigError(
+                f"the stratified order needs a square picture, not {grid[1]}x{grid[0]} codes", fix="take order=halton"
+            )
+        self.model, self.grid, self.compress, self.config = model, grid, compress, config
+        self.num_codes, self.book = grid[0] * grid[1], model.config.image_tokenizer.code_book
+        self.device = model.text_embedding.weight.device
+
+    @torch.no_grad()
+    def draw(
+        self, prompts: Sequence[Guided], weights: Sequence[float], watch: Watch | None = None, inspect: Inspect | None = None
+    ) -> Tensor:
+        """Codes [B, P, Q] of one picture for each prompt.
+
+        Args:
+            prompts: what to draw; all with as many conditions.
+            weights: of the logits of each condition; they sum to 1.
+            watch: sees the codes after every step.
+            inspect: sees everything.
+        """
+        config = self.config
+        codes_BC = torch.full((len(prompts), self.num_codes), self.book.mask, device=self.device)
+        noise = [keyed_generator(config.seed, prompt.number, "codes") for prompt in prompts]
+        counts = commit_counts(self.num_codes, config.steps, config.schedule, config.shift)
+        factors = temperature_factors(len(counts), config.order_schedule, config.order_minimum)
+        orders_BC = torch.stack([self._order(prompt) for prompt in prompts]) if config.is_order_fixed else None
+        sides = {len(weights): self._side([each.conditions[side] for side in range(len(weights)) for each in prompts])}
+        done = 0
+        for step, count in enumerate(counts):
+            first, last = (share * len(counts) for share in config.guidance_interval)
+            weights_now = weights if first <= step <= last else (1.0,)
+            if len(weights_now) not in sides:
+                sides[1] = self._side([each.conditions[0] for each in prompts])
+            next_BK = None if orders_BC is None else orders_BC[:, done : done + count].to(self.device)
+            if inspect is not None:
+                places_BM = torch.arange(self.num_codes, device=self.device).expand(len(prompts), -1)
+            else:
+                places_BM = (codes_BC == self.book.mask).nonzero()[:, 1].view(len(prompts), -1) if next_BK is None else next_BK
+            logits_BMV = self._logits(sides[len(weights_now)], codes_BC, places_BM, weights_now)
+            drawn_BM = self._draw(logits_BMV, noise, next_BK is not None)
+            if next_BK is not None and inspect is None:
+                codes_BC.scatter_(1, places_BM, drawn_BM)
+            else:
+                codes_BC = self._choose(
+                    codes_BC, _Fresh(step, places_BM, logits_BMV, drawn_BM), next_BK, (count, factors[step], noise), inspect
+                )
+            done += count
+            if watch is not None:
+                watch(step, codes_BC, codes_BC != self.book.mask)
+        return codes_BC.view(-1, *self.grid)
+
+    def _order(self, prompt: Guided) -> Tensor:
+        seed = self.config.order_seed
+        if seed is None:
+            seed = int(keyed_generator(self.config.seed, prompt.number, "order").integers(2**31))
+        if self.config.order == "halton":
+            return torch.tensor(halton_order(*self.grid, seed))
+        return torch.tensor(stratified_order(self.grid[0], seed))
+
+    def _side(self, conditions: Sequence[Condition]) -> "_Side":
+        """Everything about some conditions that no step changes."""
+        tokens = self.num_codes // (4 if self.compress else 1)
+        is_drawn, references = list[bool](), list[Tensor]()
+        for each in conditions:
+            gone = torch.zeros_like(each.is_gen_L) if each.is_reference_L is None else each.is_reference_L
+            is_drawn += (~gone[each.is_gen_L])[::tokens].tolist()
+            if each.references_RPQ is not None:
+                references.append(each.references_RPQ.to(self.device))
+        codes = torch.zeros((len(is_drawn), *self.grid), dtype=torch.long, device=self.device)
+        drawn_at = torch.tensor([place for place, drawn in enumerate(is_drawn) if drawn], device=self.device)
+        if references:
+            codes[[place for place, drawn in enumerate(is_drawn) if not drawn]] = torch.cat(references)
+        packing = Packing.build([each.is_gen_L.cpu() for each in conditions]).to(self.device)
+        return _Side(torch.cat([each.text_TD for each in conditions]), packing, codes, drawn_at)
+
+    def _logits(self, side: "_Side", codes_BC: Tensor, places_BM: Tensor, weights: Sequence[float]) -> Tensor:
+        """Logits [B, M, V] at some codes, combined."""
+        model, count = self.model, len(side.drawn_D)
+        codes_DPQ = codes_BC.view(-1, *self.grid).repeat(count // len(codes_BC), 1, 1)
+        codes_NPQ = side.codes_NPQ.index_copy(0, side.drawn_D, codes_DPQ)
+        start = Streams(side.text_TD, model.code_embedding(codes_NPQ, self.compress))
+        gen = model.transformer(start, side.packing, text_wanted=False).gen
+        if count < len(codes_NPQ):
+            gen = gen.unflatten(0, (len(codes_NPQ), -1))[side.drawn_D].flatten(0, 1)
+        offsets_B1 = torch.arange(count, device=self.device)[:, None] * self.num_codes
+        wanted = (offsets_B1 + places_BM.repeat(count // len(codes_BC), 1)).flatten()
+        logits = model.code_head(gen, self.grid, self.compress, wanted)
+        combined = logits if len(weights) == 1 else combine(logits.chunk(len(weights)), weights)
+        return combined.view(*places_BM.shape, -1)
+
+    def _draw(self, logits_BMV: Tensor, noise: Sequence[np.random.Generator], fixed: bool) -> Tensor:
+        """A code at each place."""
+        num_places = logits_BMV.shape[1]
+        if self.config.temperature == 0:
+            return logits_BMV.argmax(-1)
+        if fixed:
+            drawn = [rng.random((num_places, self.book.num_codes), dtype=np.float32) for rng in noise]
+            uniforms = torch.from_numpy(np.concatenate(drawn)).to(self.device)
+            return draw_codes(logits_BMV.flatten(0, 1), uniforms, self.config.temperature).view(logits_BMV.shape[:2])
+        uniforms = torch.from_numpy(np.concatenate([rng.random(num_places) for rng in noise])).to(self.device)
+        return draw_words(logits_BMV.flatten(0, 1), uniforms, self.config.temperature).view(logits_BMV.shape[:2])
+
+    def _choose(
+        self,
+        codes_BC: Tensor,
+        fresh: "_Fresh",
+        next_BK: Tensor | None,
+        order: tuple[int, float, Sequence[np.random.Generator]],
+        inspect: Inspect | None,
+    ) -> Tensor:
+        """Commit what comes next, or what is surest."""
+        places_BM, (count, factor, noise) = fresh.places_BM, order
+        confidence_BM = fresh.logits_BMV.float().softmax(-1).gather(-1, fresh.drawn_BM[..., None])[..., 0]
+        here_BM = codes_BC.gather(1, places_BM)
+        masked_BM = here_BM == self.book.mask
+        if next_BK is None:
+            key_BM = self._keys(confidence_BM, factor, noise).masked_fill(~masked_BM, -torch.inf)
+            next_BK = places_BM.gather(1, key_BM.topk(count, -1).indices)
+        drawn_BC = codes_BC.scatter(1, places_BM, torch.where(masked_BM, fresh.drawn_BM, here_BM))
+        after_BC = codes_BC.scatter(1, next_BK, drawn_BC.gather(1, next_BK))
+        if inspect is None:
+            return after_BC
+        other_BC = inspect(DrawingStep(fresh.step, codes_BC, fresh.logits_BMV, drawn_BC, confidence_BM, next_BK))
+        return after_BC if other_BC is None else other_BC.to(self.device)
+
+    def _keys(self, confidence_BM: Tensor, factor: float, noise: Sequence[np.random.Generator]) -> Tensor:
+        """What the first codes have most of: log-confidence plus T Gumbel noise; `mask_git` draws from softmax(confidence / T)."""
+        temperature = self.config.order_temperature * factor
+        if temperature == 0:
+            return confidence_BM
+        uniforms = np.stack([rng.random(confidence_BM.shape[1]) for rng in noise])
+        gumbel = -torch.log(-torch.log(torch.from_numpy(uniforms).clamp(1e-20, 1 - 1e-12))).to(self.device)
+        if self.config.order == "mask_git":
+            return confidence_BM.double() / temperature + gumbel
+        return confidence_BM.double().clamp(min=1e-20).log() + temperature * gumbel
 
 
-def _conditions(prompts: Sequence[DrawingPrompt], mask_token: int, guided: bool, device: torch.device) -> tuple[Tensor, Packing]:
-    """Text ids and packing of the conditional samples and, behind them, of the same with their prompt dropped as in training."""
-    ids, pictures = [], []
-    for dropped in (False, True) if guided else (False,):
-        for prompt in prompts:
-            text = prompt.ids_L.astype(np.int64)
-            if dropped:
-                text = np.where(prompt.roles_L == Role.PROMPT, mask_token, text)
-            ids.append(torch.from_numpy(text[prompt.roles_L != Role.PICTURE]))
-            pictures.append(torch.from_numpy(prompt.roles_L == Role.PICTURE))
-    return torch.cat(ids).to(device), Packing.build(pictures).to(device)
+@dataclass(frozen=True)
+class _Side:
+    """Conditions of a batch, packed: embeddings, who sees whom, codes of all pictures of the gen tower, and which of them are drawn."""
+
+    text_TD: Tensor
+    packing: Packing
+    codes_NPQ: Tensor
+    drawn_D: Tensor
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """What a step computed: logits at some places, and the codes drawn from them."""
+
+    step: int
+    places_BM: Tensor
+    logits_BMV: Tensor
+    drawn_BM: Tensor

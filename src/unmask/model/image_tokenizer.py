@@ -56,21 +56,29 @@ class ImageTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels_BHW3: Tensor) -> Tensor:
         """uint8 pixels [B, H, W, 3] -> codes [B, P, Q]: the nearest code book row by Euclidean distance."""
-        x = pixels_BHW3.permute(0, 3, 1, 2).to(self.vq.dtype) / 255
-        latent = self.vq.encode(x).latents
+        return self.encode_scaled(pixels_BHW3.permute(0, 3, 1, 2).to(self.vq.dtype) / 255)
+
+    @torch.no_grad()
+    def encode_scaled(self, pixels_B3HW: Tensor) -> Tensor:
+        """The same from pixels [B, 3, H, W] in [0, 1]."""
+        latent = self.vq.encode(pixels_B3HW).latents
         flat = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
         book = self.vq.quantize.embedding.weight.float()
         distance = book.square().sum(1)[None, :] - 2 * flat @ book.T
-        codes: Tensor = distance.argmin(1).view(len(x), *latent.shape[-2:])
+        codes: Tensor = distance.argmin(1).view(len(pixels_B3HW), *latent.shape[-2:])
         return codes
 
     @torch.no_grad()
-    def decode(self, codes_BPQ: Tensor) -> Tensor:
-        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]."""
+    def levels(self, codes_BPQ: Tensor) -> Tensor:
+        """Codes [B, P, Q] -> pixels [B, H, W, 3] in [0, 255], not yet rounded."""
         shape = (*codes_BPQ.shape, self.config.latent_channels)
         x = self.vq.decode(codes_BPQ.flatten(1), force_not_quantize=True, shape=shape).sample
-        pixels: Tensor = (x.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        pixels: Tensor = (x.float().clamp(0, 1) * 255).permute(0, 2, 3, 1)
         return pixels
+
+    def decode(self, codes_BPQ: Tensor) -> Tensor:
+        """Codes [B, P, Q] -> uint8 pixels [B, H, W, 3]."""
+        return self.levels(codes_BPQ).round().to(torch.uint8)
 
 
 def load_image_tokenizer(config: ImageTokenizerConfig) -> ImageTokenizer:

@@ -1,15 +1,17 @@
 """Folders of a cache that one process builds and all others map.
 
 A folder is written under another name and renamed when it is whole, so that a crash leaves nothing half-built; a lock lets one process build
-while the others wait.
+while the others wait. Nobody waits for the disk: the folder counts as soon as it is renamed, and a thread has the system write it out.
+Until that is done the folder names the start-up (boot) of the machine that made it; after a crash of that machine it is built anew.
 """
 
 import fcntl
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +19,10 @@ from unmask.errors import DataError
 from unmask.storage.sealed import flush
 
 T = TypeVar("T")
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_UNSETTLED = "unsettled"
+"""Stands in a folder until it is on the disk: `host boot` of its builder."""
 
 
 def build_once(folder: Path, open_folder: Callable[[Path], T], fill: Callable[[Path], None]) -> T:
@@ -31,16 +37,47 @@ def build_once(folder: Path, open_folder: Callable[[Path], T], fill: Callable[[P
         OSError: the cache cannot be written.
     """
     try:
-        return open_folder(folder)
+        return _open(folder, open_folder)
     except DataError:
         pass  # not there yet, or damaged
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock")):
         try:
-            return open_folder(folder)  # another process has built it meanwhile
+            return _open(folder, open_folder)  # another process has built it meanwhile
         except DataError:
             _build(folder, fill)
-    return open_folder(folder)
+    return _open(folder, open_folder)
+
+
+def _open(folder: Path, open_folder: Callable[[Path], T]) -> T:
+    """Open a folder; have it written to the disk if its builder did not come to that."""
+    try:
+        host, _, boot = (folder / _UNSETTLED).read_text().partition(" ")
+    except OSError:
+        return open_folder(folder)
+    if host == socket.gethostname() and boot != _boot():
+        raise DataError("the machine stopped before this folder was on its disk", where=str(folder))
+    opened = open_folder(folder)
+    if host == socket.gethostname():
+        threading.Thread(target=settle, args=(folder,), daemon=True).start()
+    return opened
+
+
+def settle(folder: Path) -> None:
+    """Have the system write a folder to the disk, and note that it is there. Several processes may do so at once."""
+    with suppress(OSError):  # also what is left undone when the folder goes away: the next process does it
+        for path in folder.iterdir():
+            flush(path)
+        flush(folder)
+        (folder / _UNSETTLED).unlink(missing_ok=True)
+
+
+def _boot() -> str:
+    """Changes with every start of this machine; empty where the system does not tell."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -59,6 +96,9 @@ def _build(folder: Path, fill: Callable[[Path], None]) -> None:
     try:
         draft.mkdir()
         fill(draft)
+        (draft / _UNSETTLED).write_text(f"{socket.gethostname()} {_boot()}")
+        if not _boot():
+            settle(draft)
         if folder.exists():
             shutil.rmtree(folder)  # damaged
         os.replace(draft, folder)

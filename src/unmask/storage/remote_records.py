@@ -19,7 +19,6 @@ from unmask.storage.build_once import build_once
 from unmask.storage.object_store import ObjectStore
 from unmask.storage.record_base import SUFFIXES
 from unmask.storage.record_paths import MAGIC, braces, local_files
-from unmask.storage.sealed import flush
 
 PIECE_BYTES = 64 << 20
 """Larger objects are read in pieces of this size, each with its own deadline and retries."""
@@ -130,7 +129,6 @@ class RemoteRecords(ObjectStore):
                     file.write(self._retry(partial(_read, client, key, tag, part), url, None))
                 if file.tell() != size:
                     raise StorageError(f"has {file.tell():,} bytes, not the {size:,} that were promised", where=url)
-            flush(draft / name)
 
         def open_folder(folder: Path) -> Path:
             if not (folder / name).is_file() or (folder / name).stat().st_size != head["size"]:

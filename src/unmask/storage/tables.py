@@ -9,7 +9,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,10 @@ from unmask.storage.record_files import check_path, open_record_file
 from unmask.storage.records_csv import CsvFile
 from unmask.storage.records_json import JsonFile
 from unmask.storage.records_parquet import parquet_footer
-from unmask.storage.sealed import flush
 
 ENGINE = 2
 """Raised whenever the same files would give another table; older tables are then built anew."""
 
-_FLUSH_BYTES = 512 << 20  # the disk starts on what is written, so that little is left to wait for at the end
 _BATCHES_KEPT = 4096  # some 2 KB each
 
 
@@ -228,24 +226,19 @@ def _build(draft: Path, paths: Sequence[str], asked: _Asked) -> None:
                 yield _fill(batch, schema)
 
     target = draft / "table.arrow"
-    with ThreadPoolExecutor(1) as disk, pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        written = flushed = 0
-        flushing: Future[None] | None = None
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        written = 0
         for batch in _ahead(_even(rows())):
             batch_starts.append(written)
             writer.write_batch(batch)
             written += batch.num_rows
-            if sink.tell() - flushed > _FLUSH_BYTES and (flushing is None or flushing.done()):
-                flushing, flushed = disk.submit(flush, target), sink.tell()
     if num_rows == 0:
         raise (
             files[0].error("has no rows")
             if len(files) == 1
             else DataError("the record files have no rows", where=where or paths[0])
         )
-    flush(target)
     np.save(draft / "starts.npy", np.array(batch_starts, dtype=np.int64))
-    flush(draft / "starts.npy")
     contents = [file.content() for file in files]
     about = {
         "engine": ENGINE,
@@ -259,8 +252,6 @@ def _build(draft: Path, paths: Sequence[str], asked: _Asked) -> None:
         ],
     }
     (draft / "table.json").write_text(json.dumps(about))
-    flush(draft / "table.json")
-    flush(draft)
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -26,22 +26,24 @@ class Book:
         uses_C: how often a step chooses each, a running mean; a code that is moved starts at 1.
         sums_CK: the sum of the latents that a step chooses each for, likewise.
         chosen_C: as `uses_C`, but of true choices alone.
+        placed: 1 once the codes stand where they belong, 0 before (a tensor, so that it is saved like the others).
     """
 
     codes_CK: Tensor
     uses_C: Tensor
     sums_CK: Tensor
     chosen_C: Tensor
+    placed: Tensor
 
     @classmethod
-    def around(cls, codes_CK: Tensor) -> "Book":
+    def around(cls, codes_CK: Tensor, placed: bool = False) -> "Book":
         """Codes as they are, each as if it had been chosen once a step."""
         ones = torch.ones(len(codes_CK), device=codes_CK.device)
-        return cls(codes_CK, ones, codes_CK.clone(), torch.zeros_like(ones))
+        return cls(codes_CK, ones, codes_CK.clone(), torch.zeros_like(ones), torch.tensor(int(placed)))
 
     def state(self) -> dict[str, Tensor]:
         """What goes with the codes into a checkpoint."""
-        return {"uses": self.uses_C, "sums": self.sums_CK, "chosen": self.chosen_C}
+        return {"uses": self.uses_C, "sums": self.sums_CK, "chosen": self.chosen_C, "placed": self.placed}
 
     @torch.no_grad()
     def place(self, latents_NK: Tensor, generator: torch.Generator) -> None:
@@ -62,6 +64,7 @@ class Book:
         self.uses_C.copy_(counts_C * (given / len(latents_NK)))
         self.sums_CK.copy_(self.codes_CK * self.uses_C[:, None])
         self.chosen_C.zero_()
+        self.placed.fill_(1)
 
     @torch.no_grad()
     def follow(self, latents_NK: Tensor, codes_N: Tensor, config: CodesConfig, generator: torch.Generator) -> int:

@@ -279,12 +279,12 @@ class SquareConfig:
     Attributes:
         size: side in pixels.
         mirror: share of them that is mirrored.
-        decode: `draft` scales JPEGs while decoding, `exact` decodes them whole.
+        decode: as of pictures to draw.
     """
 
     size: int
     mirror: float = 0.5
-    decode: Literal["draft", "exact"] = "draft"
+    decode: DecodeMode = "draft"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ class TokenizerTask:
                 fix="it needs 4 x 4 codes and batch.per_device=2 at least",
             )
         self.model = self.tokenizer.vq
-        self.book = Book.around(self.model.quantize.embedding.weight.requires_grad_(False))
+        self.book = Book.around(self.model.quantize.embedding.weight.requires_grad_(False), stage.codes.keep)
         self.encoding = EncodingConfig(
             tokenizer=None, image_size=stage.image.size, picture_tokens=0, image_mode=stage.image.decode
         )
@@ -78,8 +78,8 @@ class TokenizerTask:
         """Reconstruct every picture; means are over the step's pictures, however it is divided."""
         number, loss = step.state.step - 1, self.stage.loss
         pictures = [self._pixels(batch) for batch in step.batches]
-        coded = number >= self.first_coded
-        if number == self.first_coded and not self.stage.codes.keep:
+        coded = number >= self.first_coded or bool(self.book.placed)
+        if coded and not self.book.placed:
             with torch.no_grad():
                 latents = torch.cat([_flat(self._latents(x)) for x in pictures])
             self.book.place(latents, self._generator(number, "place"))
@@ -126,9 +126,16 @@ class TokenizerTask:
         if saved != self.config:
             changes = "; ".join(diff(saved, self.config)[:3])
             raise CheckpointError(f"has other sizes: {changes}", where=str(folder), fix="set out=FOLDER for a new run")
+        state, given = self.book.state(), load_file(folder / CODES)
+        if state.keys() != given.keys():
+            raise CheckpointError(
+                f"{CODES} holds {', '.join(sorted(given))}, not {', '.join(sorted(state))}",
+                where=str(folder),
+                fix="use the version that wrote it",
+            )
         native.fill(self.model, folder / WEIGHTS)
-        for name, value in load_file(folder / CODES).items():
-            self.book.state()[name].copy_(value)
+        for name, value in given.items():
+            state[name].copy_(value)
 
     def _generator(self, *key: int | str) -> torch.Generator:
         return torch.Generator().manual_seed(key_digest(self.stage.seed, *key) % 2**63)

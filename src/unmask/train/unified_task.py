@@ -100,7 +100,8 @@ class UnifiedTask:
         before = native.read_config(folder, "adapters", lora.Adapters)
         if (before.digest, before.lora) != (self.adapters.digest, self.adapters.lora):
             changes = "; ".join(diff(before, self.adapters)[:3])
-            raise CheckpointError(f"has other adapters: {changes}", where=str(folder), fix="set out=FOLDER for a new run")
+            fix = f"go on with the same `lora` and init={before.base}, or set out=FOLDER for a new run"
+            raise CheckpointError(f"has other adapters: {changes}", where=str(folder), fix=fix)
         native.load_adapters(folder, self.model)
 
 

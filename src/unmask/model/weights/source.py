@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unmask.errors import CheckpointError, ConfigError
+from unmask.model import lora
 from unmask.model.config import BESIDE, ImageTokenizerConfig, ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
@@ -101,6 +102,12 @@ def open_source(reference: str, hints: Hints) -> Opened:
 def _open_own(folder: Path, reference: str, hints: Hints) -> Opened:
     """One of ours, whole or a part."""
     config = native.read_config(folder, "model", ModelConfig)
+    if (folder / lora.CONFIG).is_file():
+        raise CheckpointError(
+            "holds adapters alone, which are not converted yet",
+            where=reference,
+            fix="train a step with it as init=, without `lora`",
+        )
     weights = scan(folder)
     whole = model_shapes(config)
     kind = kind_of_names(weights)

@@ -1,0 +1,1 @@
+"""Measuring a model: whether it computes what another system computed, and what it can do."""

@@ -1,0 +1,67 @@
+"""Every case of a folder by its kind, which its tensors tell: the names of cases mean nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from unmask.errors import CheckpointError, UnmaskError
+from unmask.evaluate.parity.drawings import run_drawing
+from unmask.evaluate.parity.folder import Folder, System
+from unmask.evaluate.parity.forwards import reads_pictures, run_codes, run_reading, run_text
+from unmask.evaluate.parity.report import Cannot, Case, CaseReport
+from unmask.evaluate.parity.texts import run_writing
+from unmask.evaluate.parity.training import run_training
+
+TOLERANCE = 2e-6
+Runner = Callable[[Case, System], None]
+
+
+def kind_of(case: Case) -> tuple[str, Runner]:
+    """What a case is.
+
+    Raises:
+        Cannot: nothing that this program knows.
+    """
+    settings = case.settings.get("kw") or {}
+    if "final_tokens" in case or "step0.xt_before" in case:
+        return "drawing", run_drawing
+    if "batch.input_ids" in case:
+        return "training", run_training
+    if "input_ids" in case:
+        if "history" in case or "max_new_tokens" in settings or "block_length" in settings:
+            return "writing", run_writing
+        return ("reading", run_reading) if reads_pictures(case) or "merged_ids" in case else ("text", run_text)
+    if ("embeddings" in case or "inputs_embeds" in case) and ("logits" in case or "hidden_0" in case):
+        return "text", run_text
+    if "tokens" in case and ("image" in case or "decoded_uint8" in case):
+        return "codes", run_codes
+    raise Cannot("its tensors are those of no known kind: text, reading, training, writing, drawing, codes")
+
+
+def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseReport:
+    """Run one case; what cannot be run says why."""
+    if not (folder.folder / f"{name}.safetensors").is_file():
+        return CaseReport(name, "unknown", not_run=f"there is no {name}.safetensors")
+    try:
+        case = folder.case(name, tolerance)
+    except CheckpointError as error:
+        return CaseReport(name, "unknown", not_run=str(error))
+    try:
+        case.report.kind, run = kind_of(case)
+        run(case, folder.system(case))
+    except (Cannot, UnmaskError) as error:
+        case.report.not_run = str(error)
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AssertionError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        case.report.not_run = f"its tensors do not fit each other or the model ({type(error).__name__}: {said})"
+    return case.finish()
+
+
+def open_folder(path: Path, weights: Path | None = None) -> Folder:
+    """A folder of cases.
+
+    Raises:
+        CheckpointError: the folder or its weights are incomplete or damaged.
+    """
+    if not path.is_dir():
+        raise CheckpointError("is no folder", where=str(path), fix="give a folder of cases, with config.json and cases.json")
+    return Folder(path, weights)

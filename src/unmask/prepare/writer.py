@@ -1,0 +1,123 @@
+"""Rows -> parquet, in row groups, written under another name and renamed: the same rows always give the same bytes."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unmask.errors import DataError
+from unmask.prepare.converter import KEY, Row
+from unmask.prepare.report import Report
+from unmask.storage.sealed import flush
+
+PART_ROWS = 4096
+GROUP_ROWS, GROUP_BYTES = 65_536, 16 << 20
+
+
+class Parquet:
+    """A parquet file that appears when the `with` block ends well, and not otherwise."""
+
+    def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
+        self._path, self._schema, self._compression = path, schema, compression
+        self._draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._columns: list[tuple[str, list[Any]]] = [(name, []) for name in schema.names]
+        self._waiting = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "Parquet":
+        self._draft.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(self._draft, self._schema, compression=self._compression, version="2.6")
+        return self
+
+    def add(self, row: Row) -> None:
+        """Write one row, sooner or later."""
+        for name, values in self._columns:
+            values.append(row.get(name))
+        self._waiting += 1
+        if self._waiting == PART_ROWS:
+            self._flush()
+
+    def write(self, table: pa.Table) -> None:
+        """Write a row group."""
+        assert self._writer is not None
+        if table.num_rows:
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    def _flush(self) -> None:
+        arrays = [pa.array(values, field.type) for field, (_, values) in zip(self._schema, self._columns, strict=True)]
+        self.write(pa.Table.from_arrays(arrays, schema=self._schema))
+        for _, values in self._columns:
+            values.clear()
+        self._waiting = 0
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._writer is not None
+        try:
+            if kind is None and self._waiting:
+                self._flush()
+            self._writer.close()
+            if kind is None:
+                flush(self._draft)
+                os.replace(self._draft, self._path)
+                flush(self._path.parent)
+        except OSError as problem:
+            raise DataError(
+                f"cannot be written ({problem.strerror or problem})",
+                where=str(self._path),
+                fix="free some space, then start again",
+            ) from None
+        finally:
+            self._draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        flush(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def join(parts: Sequence[Path], out: Path, schema: pa.Schema, report: Report) -> None:
+    """One file of all parts in order; rows whose hidden key came before are left out and counted."""
+    public = pa.schema([field for field in schema if field.name != KEY], metadata=schema.metadata)
+    with Parquet(out, public) as target:
+        pieces: list[pa.Table] = []
+        rows = size = 0
+        for piece in _unique(parts, report):
+            pieces.append(piece)
+            rows, size = rows + piece.num_rows, size + piece.nbytes
+            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                target.write(pa.concat_tables(pieces).combine_chunks())
+                pieces, rows, size = [], 0, 0
+        if pieces:
+            target.write(pa.concat_tables(pieces).combine_chunks())
+
+
+def _unique(parts: Sequence[Path], report: Report) -> Iterator[pa.Table]:
+    seen: set[bytes] = set()
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(batch_size=PART_ROWS):
+                table = pa.Table.from_batches([batch])
+                yield _without_repeats(table, seen, report) if KEY in table.column_names else table
+
+
+def _without_repeats(table: pa.Table, seen: set[bytes], report: Report) -> pa.Table:
+    keep = []
+    first_column = table.column(0)
+    for number, key in enumerate(table.column(KEY).to_pylist()):
+        fresh = key is None or key not in seen
+        keep.append(fresh)
+        if key is not None:
+            seen.add(key)
+        if not fresh:
+            report.take_back("the same picture came before", str(first_column[number].as_py()))
+    return table.filter(pa.array(keep)).drop_columns([KEY])

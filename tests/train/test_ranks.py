@@ -115,3 +115,25 @@ def test_a_run_of_one_process_goes_on_with_two(stage: Path, whole: list[Seen], t
     assert names == ["step-00000012", "step-00000018"] or names == ["step-00000018", "step-00000020"]
     one, other = (dict(load(path).model.named_parameters()) for path in (tmp_path / "run", stage.parent / "whole"))
     assert all(torch.allclose(one[name], other[name], atol=2e-3) for name in one)
+
+
+def assert_near(run: Path, expected: Path) -> None:
+    for (_, loss, norm), (_, other_loss, other_norm) in zip(losses(run), losses(expected), strict=True):
+        assert loss == pytest.approx(other_loss, rel=2e-2) and loss != other_loss
+        assert norm == pytest.approx(other_norm, rel=0.1)
+
+
+def test_blocks_in_bf16_with_weights_and_gradients_in_fp32(stage: Path, alone: list[Seen], tmp_path: Path) -> None:
+    train_ranks(2, stage, "parallel.precision=bf16", f"steps={STEPS}", f"out={tmp_path / 'run'}")
+    assert_near(tmp_path / "run", stage.parent / "alone")
+    assert {value.dtype for value in load(tmp_path / "run").model.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, here are fewer")
+def test_two_gpus_are_one_process(stage: Path, alone: list[Seen], tmp_path: Path) -> None:
+    """By NCCL, in bf16, against one process on the same machine in fp32."""
+    train_ranks(2, stage, f"steps={STEPS}", f"out={tmp_path / 'run'}")
+    assert_near(tmp_path / "run", stage.parent / "alone")
+    train_ranks(2, stage, f"steps={STEPS + 2}", f"out={tmp_path / 'run'}")
+    assert len(losses(tmp_path / "run")) == STEPS + 2

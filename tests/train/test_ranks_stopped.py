@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.ranks import ends, start_ranks
 from tests.runs import losses, write_run
+from unmask.distributed.spawn import free_port
 from unmask.model.weights import native
 
 
@@ -70,3 +73,41 @@ def test_ranks_that_differ_or_cannot_divide_a_step_stop_at_once(
     assert (code, other_code) == (1, 1)
     assert errors.count("error:") == 1 and re.search(says, errors), errors
     assert "error:" not in other_errors
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_all(stage: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    (code, errors), (other_code, other_errors) = ends(start_ranks(2, stage, f"out={tmp_path}", "steps=1", "batch.per_device=2"))
+    assert (code, other_code) == (1, 1)
+    assert "step-00000001: the checkpoint could not be written (" in errors and errors.count("error:") == 1
+    assert "error:" not in other_errors
+
+
+def test_torchrun_starts_the_command(stage: Path, tmp_path: Path) -> None:
+    """As `scripts/train/` call it; what is said is said once."""
+    port = str(free_port())
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        f"--master-port={port}",
+        "-m",
+        "unmask",
+        "train",
+    ]
+    overrides = [f"out={tmp_path}", "steps=2", "batch.per_device=2"]
+    done = subprocess.run([*words, str(stage), *overrides], text=True, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("last checkpoint: ") == 1 and done.stdout.count("global_size: 8") == 1
+    assert native.find(tmp_path).name == "step-00000002"
+
+
+def test_an_image_tokenizer_is_trained_by_one_process(stage: Path, tmp_path: Path) -> None:
+    text = "name: t\ntask: image_tokenizer\nmodel: {model}\ndata: {data}\nsteps: 1\nimage: {{size: 16}}\noptim: {{lr: 1e-3}}\n"
+    path = tmp_path / "tokenizer.yaml"
+    places = {"model": stage.parent / "model" / "micro.yaml", "data": stage.parent / "data" / "data.yaml"}
+    path.write_text(text.format(**places) + "batch: {global_size: 4, per_device: 2}\n")
+    (code, errors), (other_code, _) = ends(start_ranks(2, path, f"out={tmp_path / 'run'}"))
+    assert (code, other_code) == (1, 1)
+    assert "error: an image tokenizer is trained by one process, which writes its checkpoints itself; start one process" in errors

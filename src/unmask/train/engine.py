@@ -71,11 +71,7 @@ def train(stage: RunConfig, console: Console) -> Path:
                     if done.step % stage.checkpoint.every == 0 or done.step == stage.steps:
                         watchdog.at(done.step, "writing a checkpoint")
                         save(run, done)
-        except (
-            DataError,
-            StorageError,
-            Stopped,
-        ) as error:  # on every rank: a budget, an outage, a signal; what was learned is kept
+        except (DataError, StorageError, Stopped) as error:  # all ranks: a budget, an outage, a signal; what was learned is kept
             error.is_shared = True
             if done != run.state:
                 save(run, done)

@@ -8,6 +8,7 @@ import torch
 
 from tests.ranks import Seen, in_order, together, train_ranks, write_every_task
 from tests.runs import losses
+from unmask.distributed.spawn import RankFailed
 from unmask.infer.pipelines import load
 from unmask.model.weights import native
 
@@ -67,6 +68,14 @@ def test_parts_that_learn_beside_frozen_ones_from_a_checkpoint(stage: Path, alon
     assert changed and all(".gen." in name or name.startswith("code_") for name in changed)
 
 
+def test_a_damaged_checkpoint_that_one_rank_finds_stops_all(stage: Path, alone: list[Seen], tmp_path: Path) -> None:
+    shutil.copytree(native.finished(stage.parent / "alone")[-1], tmp_path / "step-00000004")
+    data = (tmp_path / "step-00000004" / "model.safetensors").read_bytes()
+    (tmp_path / "step-00000004" / "model.safetensors").write_bytes(data[:-9] + b"x" + data[-8:])
+    with pytest.raises(RankFailed, match="the checkpoint is damaged: model.safetensors does not match its checksum"):
+        train_ranks(2, stage, f"init={tmp_path / 'step-00000004'}", f"out={tmp_path / 'run'}", seconds=60)
+
+
 @pytest.fixture(scope="module")
 def whole(stage: Path) -> list[Seen]:
     """20 steps on 2 ranks, left alone."""
@@ -76,8 +85,6 @@ def whole(stage: Path) -> list[Seen]:
 @pytest.fixture(scope="module")
 def killed(stage: Path) -> Path:
     """The same, killed in the ninth step: 7 are saved."""
-    from unmask.distributed.spawn import RankFailed
-
     out = stage.parent / "killed"
     with pytest.raises(RankFailed, match="exit code -9"):
         train_ranks(2, stage, "steps=20", "checkpoint.every=7", "batch.per_device=2", f"out={out}", die_at=9)
@@ -105,8 +112,6 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 def test_a_run_of_one_process_goes_on_with_two(stage: Path, whole: list[Seen], tmp_path: Path) -> None:
     """And what two wrote in the background, one reads."""
     out = f"out={tmp_path / 'run'}"
-    from unmask.distributed.spawn import RankFailed
-
     with pytest.raises(RankFailed):
         train_ranks(1, stage, "steps=20", "checkpoint.every=3", "batch.per_device=2", out, die_at=5)
     train_ranks(2, stage, "steps=20", "checkpoint.every=6", "batch.per_device=2", "checkpoint.background=true", out)

@@ -8,15 +8,19 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.ranks import ends, start_ranks, train_ranks
 from tests.runs import losses, write_run
+from unmask.data.loader import LoadedStep
 from unmask.distributed.mesh import ALONE, Ranks
 from unmask.distributed.spawn import RankFailed, free_port
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, Stopped
 from unmask.model.weights import native
 from unmask.train.config import load_run, load_stage
-from unmask.train.engine import _division, _task
+from unmask.train.engine import _division, _task, train
+from unmask.train.task import StepResult
+from unmask.train.unified_task import UnifiedTask
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,22 @@ def test_sigterm_on_one_rank_saves_and_ends_all(stage: Path, tmp_path: Path) -> 
     done = losses(tmp_path)[-1][0]
     assert [path.name for path in native.finished(tmp_path)] == [f"step-{done:08d}"]
     assert native.find(tmp_path).name == f"step-{done:08d}"
+
+
+def test_sigterm_on_a_run_of_one_process(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accumulate = UnifiedTask.accumulate
+
+    def signalled(task: UnifiedTask, step: LoadedStep) -> StepResult:
+        if step.state.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return accumulate(task, step)
+
+    monkeypatch.setattr(UnifiedTask, "accumulate", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped by a signal; the same command goes on from here") as caught:
+        train(load_stage(stage, [f"out={tmp_path}"]), Console(quiet=True))
+    assert caught.value.exit_code == 3 and signal.getsignal(signal.SIGTERM) == before
+    assert native.find(tmp_path).name == "step-00000004"
 
 
 def test_a_killed_rank_ends_the_others_with_a_message(stage: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Ranks:
         device: what it computes on.
         control: the group in which ranks exchange small facts, by gloo; None for one that is alone.
         store: where ranks leave notes for each other without waiting; None for one that is alone.
+        mesh: how their devices are laid out, once `lay_out` was asked.
     """
 
     rank: int = 0
@@ -38,6 +39,7 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     control: dist.ProcessGroup | None = None
     store: Store | None = None
+    mesh: DeviceMesh | None = None
 
     @property
     def is_first(self) -> bool:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from unmask.data.sample import Recipe
 from unmask.data.spec import load_mixture
 from unmask.distributed import collectives
 from unmask.distributed.collectives import agree
-from unmask.distributed.mesh import ALONE, Ranks, connect
+from unmask.distributed.mesh import ALONE, Ranks, connect, lay_out
 from unmask.errors import CheckpointError, ConfigError, DataError, Stopped, StorageError, TrainingError, UnmaskError
 from unmask.model.weights import native
 from unmask.storage.fetch import FetchConfig
@@ -156,6 +156,8 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     agree(ranks, {"version": f"Unmask {__version__}, torch {torch.__version__}", "configuration": stage})
     do_together(ranks, lambda: _make_folder(stage) if ranks.is_first else None)
     division = do_together(ranks, lambda: _division(stage, ranks))
+    if ranks.are_many:  # before anything that may fail on one rank alone: it takes all of them
+        ranks = replace(ranks, mesh=lay_out(ranks, stage.parallel.spread))
     task = do_together(ranks, lambda: _task(stage, ranks))
     recipe, mixture = one_after_another(ranks, lambda: _open_data(stage, task))
     fingerprint: dict[str, object] = dict(mixture.fingerprint())

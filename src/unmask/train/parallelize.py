@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from unmask.distributed import collectives
+from unmask.distributed.config import ParallelConfig
 from unmask.distributed.mesh import ALONE, Ranks, lay_out
 from unmask.model.unified import ModelInputs, Sight, UnifiedModel
-from unmask.train.config import ParallelConfig
 
 
 class Parallel:
@@ -103,7 +103,7 @@ def shard(model: UnifiedModel, config: ParallelConfig, ranks: Ranks) -> None:
     """Shard each block, the vision tower, and the rest as a unit of its own."""
     # blocks hand on the other tower's stream as it came; nothing changes a stream in place
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view tensor")
-    mesh = lay_out(ranks, config.spread)
+    mesh = ranks.mesh or lay_out(ranks, config.spread)
     policy = MixedPrecisionPolicy()
     if config.precision == "bf16" or (config.precision == "auto" and ranks.device.type == "cuda"):
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

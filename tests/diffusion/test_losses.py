@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unmask.diffusion.losses import cross_entropy, edit_weights
+from unmask.diffusion.losses import cross_entropy, edit_weights, head_cross_entropy
 
 
 def test_mean_over_any_division_is_the_same() -> None:
@@ -38,3 +38,31 @@ def test_weighted_cross_entropy() -> None:
     weighted = cross_entropy(logits, targets, weights)
     assert torch.allclose(weighted.total, 2 * each[1] + each[2] + each[3]) and weighted.count == 4
     assert torch.allclose(cross_entropy(logits, targets, torch.ones(4)).total, cross_entropy(logits, targets).total)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 16, 50])
+def test_in_chunks(rows: int, weighted: bool) -> None:
+    """Loss and gradients as at once; no more logits than asked for, in the forward and in the backward pass."""
+    torch.manual_seed(1)
+    head, seen = torch.nn.Linear(12, 300, bias=False), []
+    head.register_forward_hook(lambda _module, _inputs, out: seen.append(len(out)))
+    states, targets = torch.randn(33, 12, requires_grad=True), torch.randint(0, 300, (33,))
+    weights = torch.rand(33) if weighted else None
+    at_once = cross_entropy(head(states), targets, weights)
+    expected = torch.autograd.grad(at_once.total, [states, head.weight])
+    seen.clear()
+    term = head_cross_entropy(head, states, targets, weights, rows=rows)
+    found = torch.autograd.grad(term.total, [states, head.weight])
+    assert term.count == 33 and abs(float(((term.total - at_once.total) / at_once.total).detach())) < 1e-6
+    for mine, other in zip(found, expected, strict=True):
+        assert float((mine - other).norm() / other.norm()) < 1e-6
+    assert max(seen) <= rows and sum(seen) == (33 if rows >= 33 else 66)
+
+
+def test_chunks_of_sixteen_bit_states_are_summed_in_fp32() -> None:
+    head = torch.nn.Linear(12, 50, bias=False).bfloat16()
+    states, targets = torch.randn(20, 12).bfloat16(), torch.randint(0, 50, (20,))
+    term = head_cross_entropy(head, states, targets, rows=6)
+    assert term.total.dtype == torch.float32
+    assert torch.allclose(term.total, F.cross_entropy(head(states).float(), targets, reduction="sum"), rtol=1e-6)

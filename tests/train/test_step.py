@@ -85,8 +85,7 @@ def run(
     output = (model or micro_model(vision=VISION))(corrupted.inputs, corrupted.wanted)
     each: dict[int, list[Tensor]] = {number: [] for number in range(len(samples))}
     if output.text is not None:
-        text = corrupted.inputs.packing.text
-        owner = text.slot_N[corrupted.wanted.text_M] // text.index_SL.shape[1]
+        owner = corrupted.inputs.packing.text_sample_T[corrupted.wanted.text_M]
         values = F.cross_entropy(output.text, corrupted.text_targets_M, reduction="none")
         for number, loss in zip(owner.tolist(), values, strict=True):
             each[number].append(loss)

@@ -1,10 +1,13 @@
 """Cross-entropy on masked targets, as a sum and a count, so that a mean over any division of a batch is the same number."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,38 @@ class LossTerms:
 
 def cross_entropy(logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor | None = None) -> LossTerm:
     """Summed cross-entropy in fp32 over M masked targets, each times its weight."""
+    return LossTerm(_summed(logits_MV, targets_M, weights_M), len(targets_M))
+
+
+def head_cross_entropy(
+    head: Callable[[Tensor], Tensor], h_MD: Tensor, targets_M: Tensor, weights_M: Tensor | None = None, *, rows: int
+) -> LossTerm:
+    """`cross_entropy(head(h_MD), ...)` with the logits of at most `rows` targets in memory.
+
+    More targets than that are taken chunk by chunk; the logits of a chunk are dropped and made again in the backward pass.
+
+    Args:
+        head: states [M, D] -> logits [M, V]; row by row, without randomness.
+        h_MD: what it reads.
+        targets_M, weights_M: as for `cross_entropy`.
+        rows: of a chunk.
+    """
+    if len(targets_M) <= rows:
+        return cross_entropy(head(h_MD), targets_M, weights_M)
+
+    def chunk(h: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        return _summed(head(h), targets, weights)
+
+    weights = [None] * -(-len(targets_M) // rows) if weights_M is None else weights_M.split(rows)
+    parts = zip(h_MD.split(rows), targets_M.split(rows), weights, strict=True)
+    sums = [checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return LossTerm(torch.stack(sums).sum(), len(targets_M))
+
+
+def _summed(logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor | None) -> Tensor:
     if weights_M is None:
-        return LossTerm(F.cross_entropy(logits_MV.float(), targets_M, reduction="sum"), len(targets_M))
-    each_M = F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
-    return LossTerm((each_M * weights_M).sum(), len(targets_M))
+        return F.cross_entropy(logits_MV.float(), targets_M, reduction="sum")
+    return (F.cross_entropy(logits_MV.float(), targets_M, reduction="none") * weights_M).sum()
 
 
 def edit_weights(edited_M: np.ndarray, weight: float) -> np.ndarray:

@@ -15,7 +15,6 @@ class ParallelConfig:
         precision: what sharded blocks compute in; gradients are reduced and weights kept in fp32. `auto`: bf16 on GPUs, fp32 elsewhere.
         accumulate: `local` keeps whole gradients until the step's last micro-batch and reduces them once; `sharded` reduces them after every
             micro-batch, which costs time and saves the memory of whole gradients.
-        recompute: blocks keep only their inputs and compute the rest again in the backward pass.
         compile: blocks are compiled.
         patience_minutes: how long a rank waits for the others before the run stops.
         slow_step_seconds: a step that takes longer has the slow rank named and every rank's stack written to standard error.
@@ -24,7 +23,6 @@ class ParallelConfig:
     spread: Literal["node", "all"] = "node"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     accumulate: Literal["local", "sharded"] = "local"
-    recompute: bool = False
     compile: bool = False
     patience_minutes: float = 30.0
     slow_step_seconds: float = 300.0

@@ -19,7 +19,8 @@ from unmask.diffusion.guidance import combine
 from unmask.diffusion.schedules import CommitSchedule, TemperatureSchedule, commit_counts, temperature_factors
 from unmask.diffusion.unmasking import CODE_ORDERS, CodeOrder, draw_codes, draw_words, halton_order, stratified_order
 from unmask.errors import ConfigError, did_you_mean
-from unmask.model.transformer import Packing, Streams
+from unmask.model.packing import Packing
+from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel
 from unmask.randomness import keyed_generator
 

@@ -41,9 +41,13 @@ class Expander(nn.Module):
 
     def forward(self, x_BPQE: Tensor) -> Tensor:
         """[B, P/2, Q/2, E] -> [B, P, Q, E]."""
-        out: Tensor = self.norm(x_BPQE) @ self.weight.permute(0, 2, 3, 1).flatten(1)
-        out = out.unflatten(-1, (2, 2, -1)).permute(0, 1, 3, 2, 4, 5)
-        return out.flatten(1, 2).flatten(2, 3)
+        out: Tensor = self.corners(x_BPQE.flatten(0, 2)).unflatten(0, (*x_BPQE.shape[:3], 2, 2))
+        return out.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
+
+    def corners(self, x_GE: Tensor) -> Tensor:
+        """[G, E] -> [G * 4, E]: the four corners of each token, in raster order."""
+        out: Tensor = self.norm(x_GE) @ self.weight.permute(0, 2, 3, 1).flatten(1)
+        return out.view(-1, x_GE.shape[-1])
 
 
 class CodeEmbedding(nn.Module):
@@ -90,8 +94,28 @@ class CodeHead(nn.Module):
             compress: whether one token holds 2x2 codes.
             targets_M: which codes are asked for.
         """
-        if compress:
-            h_GE = self.expander(h_GE.view(-1, grid[0] // 2, grid[1] // 2, h_GE.shape[-1])).flatten(0, 2)
-        h = self.linear_2(self.norm_2(h_GE[targets_M]))
-        out: Tensor = self.output(self.norm(self.linear(h)))
+        out: Tensor = self.output(self.states(h_GE, *places(targets_M, grid, compress), compress=compress))
         return out
+
+    def states(self, h_GE: Tensor, token_M: Tensor, corner_M: Tensor, *, compress: bool) -> Tensor:
+        """What the output layer reads, [M, E], of codes given by their token and its corner."""
+        if compress:
+            h_GE = self.expander.corners(h_GE)
+            token_M = token_M * 4 + corner_M
+        h = self.linear_2(self.norm_2(h_GE.index_select(0, token_M)))
+        out: Tensor = self.norm(self.linear(h))
+        return out
+
+
+def places(codes_M: Tensor, grid: tuple[int, int], compress: bool) -> tuple[Tensor, Tensor]:
+    """The token that holds each code, flat over pictures, and the corner of its 2x2 square: 0...3 in raster order, 0 without compression.
+
+    Args:
+        codes_M: codes, flat over [B, P, Q].
+        grid: codes of one picture (P, Q).
+        compress: whether one token holds 2x2 codes.
+    """
+    if not compress:
+        return codes_M, torch.zeros_like(codes_M)
+    row_M, column_M = codes_M // grid[1], codes_M % grid[1]
+    return row_M // 2 * (grid[1] // 2) + column_M // 2, row_M % 2 * 2 + column_M % 2

@@ -1,7 +1,30 @@
-"""What a model file (`config/model/*.yaml`) says: sizes only; the classes are the same for 8 B and for 1 M parameters."""
+"""What a model file (`config/model/*.yaml`) says: sizes only; the classes are the same for 8 B and for 1 M parameters.
+
+The published system changes what it computes by environment variables (model.md 9). Here each is a setting that travels with a run, or is not
+needed; no variable is read. "Model", "stage" and "data" are the files of `config/`.
+
+  published                        here
+  dual_tower_layers 16, `>`        model `num_joint_layers: 17`, as the checkpoint was trained
+  NOT_ALWASY_DO_2DPOOL             always so: pictures to read are pooled once, by the convolution; the second pool does not exist
+  DEBUG_FIX_PADDING                always so: thumbnails are padded to a square, never squashed
+  SKIP_DOWN_SAMPLE                 stage `image.compress: false`; saved with the checkpoint
+  IGNORE_TEXT_LOSS                 stage `text_loss: false`; the text tower then stops behind the last joint layer
+  SKIP_COMPLEMENTARY_MASKING       always so, as in every published stage: a batch is not doubled
+  SELECT_ALL_INDEX                 always so: all turns of a conversation are kept; SELECT_ONE_INDEX belongs to another model
+  ENFORCE_NUM_ITEMIN_BATCH         always so: means are over the targets of the whole step
+  USE_FLEX_ATTENTION               stage `compute.attention`, which changes no result; prefix masks (never used) are not built
+  ALWAYS_HAS_COND                  light is measured wherever micro-conditions are kept; stage `image.condition_drop` leaves them out
+  MAX_CAP_LENGTH                   a constant of the text-to-image functions
+  IS_INFILLE_MODEL                 not built: off in every published script
+  EVAL_CONV_TEMPLATE, debugging    not needed
+
+The final norm over a gen state that is padded to the text width (its rms is smaller by sqrt(text_width / gen_width)) is no setting either: it
+is how every checkpoint here is computed, see `Transformer`.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from unmask.config import FieldError
 from unmask.errors import did_you_mean
@@ -118,6 +141,31 @@ class PictureConfig:
     size: int
     compress: bool
     conditions: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a model is computed; what it computes is the same up to rounding.
+
+    Attributes:
+        attention: the engine. `samples` takes one sample after another, anywhere; `varlen` is torch's variable-length flash attention (CUDA, 16
+            bits); `flex` is FlexAttention; `auto` takes `varlen` where it runs and `samples` elsewhere.
+        activation_checkpointing: `blocks` keeps only the streams between blocks and computes each block again in the backward pass.
+        logits_mb: MiB of fp32 logits that exist at one time while a loss is taken; the logits of a batch that has more are taken in chunks, and
+            once more in the backward pass.
+    """
+
+    attention: Literal["auto", "samples", "varlen", "flex"] = "auto"
+    activation_checkpointing: Literal["none", "blocks"] = "none"
+    logits_mb: int = 256
+
+    def __post_init__(self) -> None:
+        if self.logits_mb < 1:
+            raise FieldError("logits_mb", f"must be at least 1, not {self.logits_mb}")
+
+    def rows(self, vocab_size: int) -> int:
+        """Targets whose logits exist at one time."""
+        return max(1, (self.logits_mb << 20) // (4 * vocab_size))
 
 
 LORA_TOWERS = {"text": "text_blocks", "gen": "gen_tower"}

@@ -2,12 +2,13 @@
 
 Only the text tower: samples that are decoded as text hold words and features of pictures, and no gen tokens.
 
-Shapes: R rows of all samples one after another, T rows that are run, D text width, H heads, K head width, S samples, L rows of the longest.
+Shapes: R rows of all samples one after another, T rows that are run, K rows that are seen, D text width, H heads, S samples.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,39 +25,35 @@ class TextRows:
         row_T: rows that are run, sample by sample.
         position_T: the absolute index of each in its sample.
         queries: segments over the rows that are run.
-        keys: segments over all R rows: sample s of `queries` sees sample s of `keys`.
+        seen_K: rows that are seen, sample by sample.
+        keys: segments over the rows that are seen: sample s of `queries` sees sample s of `keys`.
     """
 
     row_T: Tensor
     position_T: Tensor
     queries: Segments
+    seen_K: Tensor
     keys: Segments
 
     @classmethod
     def build(cls, run: Sequence[tuple[int, int, int]], seen: Sequence[tuple[int, int]]) -> "TextRows":
         """From each sample's rows that are run (first, end, position of the first) and its rows that they see (first, end)."""
-        lengths = [end - first for first, end, _ in run]
-        starts = [sum(lengths[:number]) for number in range(len(lengths))]
         return cls(
             torch.cat([torch.arange(first, end) for first, end, _ in run]),
             torch.cat([torch.arange(at, at + end - first) for first, end, at in run]),
-            Segments.build([torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]),
-            _keys(seen),
+            _segments([end - first for first, end, _ in run]),
+            torch.cat([torch.arange(first, end) for first, end in seen]),
+            _segments([end - first for first, end in seen]),
         )
 
     def to(self, device: torch.device) -> "TextRows":
         """The same on another device."""
-        return TextRows(self.row_T.to(device), self.position_T.to(device), self.queries.to(device), self.keys.to(device))
+        rows = (self.row_T.to(device), self.position_T.to(device), self.queries.to(device))
+        return TextRows(*rows, self.seen_K.to(device), self.keys.to(device))
 
 
-def _keys(seen: Sequence[tuple[int, int]]) -> Segments:
-    longest = max(end - first for first, end in seen)
-    index = torch.zeros(len(seen), longest, dtype=torch.long)
-    kept = torch.zeros(len(seen), longest, dtype=torch.bool)
-    for number, (first, end) in enumerate(seen):
-        index[number, : end - first] = torch.arange(first, end)
-        kept[number, : end - first] = True
-    return Segments(index, torch.empty(0, dtype=torch.long), None if bool(kept.all()) else kept)
+def _segments(lengths: Sequence[int]) -> Segments:
+    return Segments.of(np.repeat(np.arange(len(lengths)), lengths), len(lengths))
 
 
 class TextCache:
@@ -86,12 +83,10 @@ class TextCache:
         rotary = rotary_table(rows.position_T, config.head_width, config.rope_theta)
         for block, keys, values in zip(self.transformer.blocks, self.keys, self.values, strict=True):
             tower, out = block.text, block.attn_out
-            normed = tower.attn_norm(h_TD)  # type: ignore[union-attr, operator]
-            k, v = tower.keys_values(normed, config.head_width, rotary)  # type: ignore[union-attr, operator]
-            keys.index_copy_(0, rows.row_T, k)
-            values.index_copy_(0, rows.row_T, v)
-            q = tower.queries(normed, config.head_width, rotary)  # type: ignore[union-attr, operator]
-            a = attend(q, keys, values, rows.queries, rows.keys)
+            rows_of = tower.project(h_TD, None, config.head_width, rotary)  # type: ignore[union-attr, operator]
+            keys.index_copy_(0, rows.row_T, rows_of.k)
+            values.index_copy_(0, rows.row_T, rows_of.v)
+            a = attend(rows_of.q, keys[rows.seen_K], values[rows.seen_K], rows.queries, rows.keys)
             h_TD = tower.mlp(h_TD + F.linear(a, out.weight))  # type: ignore[union-attr, operator, arg-type]
         normed_out: Tensor = self.transformer.ln_f(h_TD)
         return normed_out

@@ -7,14 +7,17 @@ Shapes: T text tokens and G gen tokens of all samples, D text width, E gen width
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from unmask.model.attention import Segments, attend, rotary_table, rotate
-from unmask.model.config import ModelConfig
+from unmask.model.attention import Engine, Scope, attend, pick_engine, rotary_table
+from unmask.model.config import ComputeConfig, ModelConfig
+from unmask.model.fused import Table, rms_norm, rotate
+from unmask.model.packing import LayerPlan
+from unmask.model.packing import Packing as Packing  # part of what a transformer is called with
 
 
 class RMSNorm(nn.Module):
@@ -30,70 +33,13 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm over the last axis: fp32 statistics, cast back, then times weight."""
-    return F.rms_norm(x.float(), (x.shape[-1],), None, eps).to(x.dtype) * weight
-
-
 @dataclass(frozen=True)
-class Packing:
-    """Where the tokens of a batch are, computed once per batch: samples one after another, no padding.
+class Attended:
+    """Rotated queries and keys, and values: [N, H, K] each."""
 
-    Attributes:
-        text_position_T, gen_position_G: absolute index of each token in its own sample.
-        joint: segments over the rows [text tokens, gen tokens].
-        text, gen: segments over each tower's own rows.
-        gen_to_joint: segments of the gen rows as queries against `joint` keys.
-    """
-
-    text_position_T: Tensor
-    gen_position_G: Tensor
-    joint: Segments
-    text: Segments
-    gen: Segments
-
-    @classmethod
-    def build(cls, is_gen: list[Tensor]) -> "Packing":
-        """From one boolean tensor per sample: which of its tokens belong to the gen tower."""
-        num_text = sum(int((~sample).sum()) for sample in is_gen)
-        text_rows, gen_rows, joint_rows, text_positions, gen_positions = [], [], [], [], []
-        next_text, next_gen = 0, 0
-        for sample in is_gen:
-            gen_at = sample.nonzero()[:, 0]
-            text_at = (~sample).nonzero()[:, 0]
-            text_rows.append(torch.arange(next_text, next_text + len(text_at)))
-            gen_rows.append(torch.arange(next_gen, next_gen + len(gen_at)))
-            joint = torch.empty(len(sample), dtype=torch.long)
-            joint[text_at], joint[gen_at] = text_rows[-1], gen_rows[-1] + num_text
-            joint_rows.append(joint)
-            text_positions.append(text_at)
-            gen_positions.append(gen_at)
-            next_text, next_gen = next_text + len(text_at), next_gen + len(gen_at)
-        return cls(
-            torch.cat(text_positions),
-            torch.cat(gen_positions),
-            Segments.build(joint_rows),
-            Segments.build(text_rows),
-            Segments.build(gen_rows),
-        )
-
-    def to(self, device: torch.device) -> "Packing":
-        """The same on another device."""
-        return Packing(
-            self.text_position_T.to(device),
-            self.gen_position_G.to(device),
-            self.joint.to(device),
-            self.text.to(device),
-            self.gen.to(device),
-        )
-
-
-class TextWork(Enum):
-    """How much of the text tower a block must run for what comes after it."""
-
-    FULL = "full"
-    KEYS_AND_VALUES = "keys-and-values"
-    NONE = "none"
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 class Tower(nn.Module):
@@ -110,14 +56,14 @@ class Tower(nn.Module):
         self.up_proj = nn.Linear(width, mlp_width, bias=False)
         self.ff_out = nn.Linear(mlp_width, width, bias=False)
 
-    def keys_values(self, normed: Tensor, head_width: int, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Rotated keys and plain values, [N, H, K] each, of normalised hidden states."""
+    def project(self, h: Tensor, kept: Tensor | None, head_width: int, rotary: Table) -> Attended:
+        """Keys and values of all rows, queries of those that are kept."""
+        normed = self.attn_norm(h)
         k = rotate(self.k_proj(normed).unflatten(-1, (-1, head_width)), rotary)
-        return k, self.v_proj(normed).unflatten(-1, (-1, head_width))
-
-    def queries(self, normed: Tensor, head_width: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """Rotated queries [N, H, K] of normalised hidden states."""
-        return rotate(self.q_proj(normed).unflatten(-1, (-1, head_width)), rotary)
+        v = self.v_proj(normed).unflatten(-1, (-1, head_width))
+        asking = normed if kept is None else normed.index_select(0, kept)
+        q = self.q_proj(asking).unflatten(-1, (-1, head_width))
+        return Attended(rotate(q, keep(rotary, kept)), k, v)
 
     def mlp(self, h: Tensor) -> Tensor:
         """h + ff_out(silu(ff_proj n) * up_proj n), n = norm(h)."""
@@ -134,89 +80,95 @@ class Streams:
     gen: Tensor
 
 
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary tables of the two towers' rows."""
+
+    text: Table
+    gen: Table
+
+    def kept(self, plan: LayerPlan) -> "Rotary":
+        """Those of the rows that go on."""
+        return Rotary(keep(self.text, plan.text_kept), keep(self.gen, plan.gen_kept))
+
+
+def keep(table: Table, kept: Tensor | None) -> Table:
+    """Some rows of a table; None: all."""
+    return table if kept is None else (table[0].index_select(0, kept), table[1].index_select(0, kept))
+
+
 class Block(nn.Module):
     """One layer of both towers (model.md 1.6)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, engine: Engine = "auto") -> None:
         super().__init__()
         self.head_width = config.head_width
+        self.engine: Engine = engine
         inner = config.num_heads * config.head_width
         self.text = Tower(config.text_width, inner, config.text_mlp_width, config.norm_eps)
         self.gen = Tower(config.gen_width, inner, config.gen_mlp_width, config.norm_eps)
         self.attn_out = nn.Linear(inner, config.text_width, bias=False)
 
-    def forward(self, h: Streams, packing: Packing, rotary: "Rotary", joint: bool, text_work: TextWork) -> Streams:
-        """The next hidden states; `joint` says whether the towers see each other."""
-        if joint and not packing.gen.is_empty:
-            return self._joint(h, packing, rotary, text_work)
-        text, gen = h.text, h.gen
-        if text_work is TextWork.FULL and not packing.text.is_empty:
-            text = self._alone(self.text, text, packing.text, rotary.text, self.attn_out.weight)
-        if not packing.gen.is_empty:
-            gen = self._alone(self.gen, gen, packing.gen, rotary.gen, self.attn_out.weight[: gen.shape[-1]])
-        return Streams(text, gen)
+    def forward(self, h: Streams, plan: LayerPlan, rotary: Rotary) -> Streams:
+        """The next hidden states of the rows that go on. A tower without rows does not run."""
+        text = self.text.project(h.text, plan.text_kept, self.head_width, rotary.text) if len(h.text) else None
+        gen = self.gen.project(h.gen, plan.gen_kept, self.head_width, rotary.gen) if len(h.gen) else None
+        if plan.joint is None:
+            a_text, a_gen = self._attend(text, plan.text), self._attend(gen, plan.gen)
+        elif text is None or gen is None:
+            a_text = None if text is None else self._attend(text, plan.joint)
+            a_gen = None if gen is None else self._attend(gen, plan.joint)
+        else:
+            q, k, v = (torch.cat([a, b]) for a, b in ((text.q, gen.q), (text.k, gen.k), (text.v, gen.v)))
+            a_text, a_gen = attend(q, k, v, plan.joint, engine=self.engine).split([len(text.q), len(gen.q)])
+        return Streams(
+            self._finish(self.text, h.text, plan.text_kept, a_text), self._finish(self.gen, h.gen, plan.gen_kept, a_gen)
+        )
 
-    def _alone(self, tower: Tower, h: Tensor, segments: Segments, rotary: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
-        normed = tower.attn_norm(h)
-        k, v = tower.keys_values(normed, self.head_width, rotary)
-        a = attend(tower.queries(normed, self.head_width, rotary), k, v, segments)
-        return tower.mlp(h + F.linear(a, out))
+    def _attend(self, rows: Attended | None, scope: Scope | None) -> Tensor | None:
+        if rows is None or scope is None:
+            return None
+        return attend(rows.q, rows.k, rows.v, scope, engine=self.engine)
 
-    def _joint(self, h: Streams, packing: Packing, rotary: "Rotary", text_work: TextWork) -> Streams:
-        text_normed, gen_normed = self.text.attn_norm(h.text), self.gen.attn_norm(h.gen)
-        text_k, text_v = self.text.keys_values(text_normed, self.head_width, rotary.text)
-        gen_k, gen_v = self.gen.keys_values(gen_normed, self.head_width, rotary.gen)
-        k, v = torch.cat([text_k, gen_k]), torch.cat([text_v, gen_v])
-        gen_q = self.gen.queries(gen_normed, self.head_width, rotary.gen)
-        gen_rows = self.attn_out.weight[: h.gen.shape[-1]]
-        if text_work is not TextWork.FULL:
-            a_gen = attend(gen_q, k, v, packing.gen, packing.joint)
-            return Streams(h.text, self.gen.mlp(h.gen + F.linear(a_gen, gen_rows)))
-        q = torch.cat([self.text.queries(text_normed, self.head_width, rotary.text), gen_q])
-        a_text, a_gen = attend(q, k, v, packing.joint).split([len(h.text), len(h.gen)])
-        text = self.text.mlp(h.text + self.attn_out(a_text))
-        return Streams(text, self.gen.mlp(h.gen + F.linear(a_gen, gen_rows)))
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotary tables of the two towers' tokens."""
-
-    text: tuple[Tensor, Tensor]
-    gen: tuple[Tensor, Tensor]
+    def _finish(self, tower: Tower, h: Tensor, kept: Tensor | None, a: Tensor | None) -> Tensor:
+        """Attention's output into the stream, by the rows of `attn_out` that the tower has channels for; then the MLP."""
+        if kept is not None:
+            h = h.index_select(0, kept)
+        if a is None or not len(h):
+            return h
+        return tower.mlp(h + F.linear(a, self.attn_out.weight[: h.shape[-1]]))
 
 
 class Transformer(nn.Module):
     """The stack of blocks and the final norm that both towers share."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, compute: ComputeConfig | None = None) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.compute = compute or ComputeConfig()
+        self.blocks = nn.ModuleList(Block(config, self.compute.attention) for _ in range(config.num_layers))
         self.ln_f = RMSNorm(config.text_width, config.norm_eps)
 
     def forward(self, h: Streams, packing: Packing, *, text_wanted: bool) -> Streams:
-        """Final hidden states after `ln_f`.
+        """Final hidden states after `ln_f`: of every token, or of those that the packing's focus names.
 
         With `text_wanted=False` the text tower stops at the last joint layer, whose text keys and values are the last that gen tokens
-        can see: the gen stream is the same to the bit, and `text` of the result must not be read.
+        can see: the gen stream is the same, and `text` of the result is empty.
         """
         config = self.config
         rotary = Rotary(
             rotary_table(packing.text_position_T, config.head_width, config.rope_theta),
             rotary_table(packing.gen_position_G, config.head_width, config.rope_theta),
         )
+        plans = packing.whole if text_wanted else packing.drawing
+        if pick_engine(self.compute.attention, h.text.device, h.text.dtype) == "flex":
+            plans = plans.with_blocks()
+        again = self.compute.activation_checkpointing == "blocks" and torch.is_grad_enabled()
         for number, block in enumerate(self.blocks):
-            joint = number < config.num_joint_layers
-            h = block(h, packing, rotary, joint, self._text_work(number, text_wanted))
-        text = self.ln_f(h.text) if text_wanted else h.text
-        return Streams(text, self._gen_norm(h.gen))
-
-    def _text_work(self, number: int, text_wanted: bool) -> TextWork:
-        last_joint = self.config.num_joint_layers - 1
-        if text_wanted or number < last_joint:
-            return TextWork.FULL
-        return TextWork.KEYS_AND_VALUES if number == last_joint else TextWork.NONE
+            plan = plans.of(number, config.num_joint_layers, config.num_layers)
+            h = checkpoint(block, h, plan, rotary, use_reentrant=False) if again else block(h, plan, rotary)
+            rotary = rotary.kept(plan)
+        return Streams(self.ln_f(h.text), self._gen_norm(h.gen))
 
     def _gen_norm(self, gen: Tensor) -> Tensor:
         """`ln_f` as the published model applies it to a gen state padded with zeros to D: rms over D = sqrt(E/D) * rms over E."""

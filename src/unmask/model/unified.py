@@ -1,13 +1,15 @@
 """The whole model: embeddings in, two towers, logits out where there is a target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from unmask.model.compression import CodeEmbedding, CodeHead
-from unmask.model.config import ModelConfig
-from unmask.model.transformer import Block, Packing, Streams, Transformer
+from unmask.model.compression import CodeEmbedding, CodeHead, places
+from unmask.model.config import ComputeConfig, ModelConfig
+from unmask.model.packing import Packing
+from unmask.model.transformer import Block, Streams, Transformer
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class States:
+    """What the output layers read at the wanted places: text [M, D], codes [M, E]; None where nothing was wanted."""
+
+    text: Tensor | None
+    codes: Tensor | None
+
+
+@dataclass(frozen=True)
 class ModelOutput:
     """Logits at the wanted places: text [M, vocab], codes [M, num_codes]; None where nothing was wanted."""
 
@@ -66,12 +76,13 @@ class ModelOutput:
 class UnifiedModel(nn.Module):
     """Elastic-MoT with its embeddings and heads. Pictures enter as codes; the image tokenizer is a model of its own."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, compute: ComputeConfig | None = None) -> None:
         super().__init__()
         self.config = config
+        self.compute = compute or ComputeConfig()
         self.text_embedding = nn.Embedding(config.vocab_size, config.text_width)
         self.code_embedding = CodeEmbedding(config)
-        self.transformer = Transformer(config)
+        self.transformer = Transformer(config, self.compute)
         self.text_head = nn.Linear(config.text_width, config.vocab_size, bias=False)
         self.code_head = CodeHead(config)
         if config.vision is not None:
@@ -81,21 +92,32 @@ class UnifiedModel(nn.Module):
 
     def forward(self, inputs: ModelInputs, wanted: Wanted) -> ModelOutput:
         """Logits at the wanted places; what cannot change them is not computed."""
+        states = self.states(inputs, wanted)
+        return ModelOutput(
+            None if states.text is None else self.text_head(states.text),
+            None if states.codes is None else self.code_head.output(states.codes),
+        )
+
+    def states(self, inputs: ModelInputs, wanted: Wanted) -> States:
+        """What the output layers `text_head` and `code_head.output` turn into logits, for a loss that takes them a few rows at a time.
+
+        If the packing has a focus, it must be that of `wanted`.
+        """
         text_TD = self.text_embedding(inputs.text_ids_T)
         if inputs.sight is not None:
             text_TD = self.vision.place(text_TD, inputs.sight)
         num_pictures = len(inputs.codes_BPQ)
         gen = self.code_embedding(inputs.codes_BPQ, inputs.compress) if num_pictures else text_TD[:0, : self.config.gen_width]
         h = self.transformer(Streams(text_TD, gen), inputs.packing, text_wanted=wanted.text_M is not None)
-        text = None if wanted.text_M is None else self.text_head(h.text[wanted.text_M])
-        codes = None
+        text, codes, focus = None, None, inputs.packing.focus
+        if wanted.text_M is not None:
+            text = h.text if focus is not None else h.text.index_select(0, wanted.text_M)
         if wanted.codes_M is not None:
-            grid = (inputs.codes_BPQ.shape[1], inputs.codes_BPQ.shape[2])
-            gen = h.gen
-            if inputs.drawn_D is not None:
-                gen = gen.unflatten(0, (num_pictures, -1))[inputs.drawn_D].flatten(0, 1)
-            codes = self.code_head(gen, grid, inputs.compress, wanted.codes_M)
-        return ModelOutput(text, codes)
+            token_M, corner_M = code_tokens(wanted.codes_M, inputs.codes_BPQ.shape, inputs.compress, inputs.drawn_D)
+            if focus is not None:
+                token_M = torch.searchsorted(focus.gen_M, token_M)
+            codes = self.code_head.states(h.gen, token_M, corner_M, compress=inputs.compress)
+        return States(text, codes)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -124,6 +146,22 @@ class UnifiedModel(nn.Module):
             assert isinstance(block, Block)
             for weight in (block.attn_out.weight, block.text.ff_out.weight, block.gen.ff_out.weight):
                 weight.div_((2 * (number + 1)) ** 0.5)
+
+
+def code_tokens(codes_M: Tensor, shape_BPQ: Sequence[int], compress: bool, drawn_D: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The row of the gen tower that holds each code, and the code's corner in it.
+
+    Args:
+        codes_M: codes, flat over [D, P, Q], the drawn pictures.
+        shape_BPQ: of the codes of all pictures.
+        compress: whether one token holds 2x2 codes.
+        drawn_D: which of the B pictures are being drawn; None: all.
+    """
+    token_M, corner_M = places(codes_M, (shape_BPQ[1], shape_BPQ[2]), compress)
+    if drawn_D is not None:
+        tokens = shape_BPQ[1] * shape_BPQ[2] // (4 if compress else 1)
+        token_M = drawn_D[token_M // tokens] * tokens + token_M % tokens
+    return token_M, corner_M
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -12,7 +12,7 @@ from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
-from unmask.model.config import LoraConfig, ModelConfig
+from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
 
 
@@ -183,6 +183,7 @@ class StageConfig(RunConfig):
     """One stage of training of the unified model.
 
     Attributes:
+        compute: how the model is computed: attention engine, activation checkpointing, chunks of the loss. Changes results by rounding alone.
         trainable: the parts of the model that learn (`train/parts.py`), as a list or as text with commas; null: all, with `lora` none.
         lora: adapters on the towers' layers; everything but them and `trainable` stays as in `init`.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
@@ -195,6 +196,7 @@ class StageConfig(RunConfig):
     lora: LoraConfig | None = None
     text_loss: bool = True
     edit_weight: float = 5.0
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
     def __post_init__(self) -> None:

@@ -153,6 +153,7 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     if stage.threads is not None:
         torch.set_num_threads(stage.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
     agree(ranks, {"version": f"Unmask {__version__}, torch {torch.__version__}", "configuration": stage})
     do_together(ranks, lambda: _make_folder(stage) if ranks.is_first else None)
     division = do_together(ranks, lambda: _division(stage, ranks))

@@ -6,16 +6,14 @@ blank one while others look at theirs. A parameter that got no gradient from any
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from unmask.distributed import collectives
 from unmask.distributed.config import ParallelConfig
@@ -35,7 +33,9 @@ class Parallel:
     def __init__(self, model: UnifiedModel, config: ParallelConfig | None = None, ranks: Ranks = ALONE) -> None:
         self.model, self.config, self.ranks = model, config or ParallelConfig(), ranks
         self._usage: _Usage | None = None
-        speed_up(model, self.config)
+        if self.config.compile:
+            for block in model.transformer.blocks:
+                block.forward = torch.compile(block.forward)
         if ranks.are_many:
             shard(model, self.config, ranks)
             self._usage = _Usage(model)
@@ -82,21 +82,6 @@ class Parallel:
             if not keeps:
                 parameter.grad = None
         self._usage.names.clear()
-
-
-def speed_up(model: UnifiedModel, config: ParallelConfig) -> None:
-    """Compile blocks, and let them keep only their inputs for the backward pass, as asked."""
-    for block in model.transformer.blocks:
-        if config.compile:
-            block.forward = torch.compile(block.forward)
-        if config.recompute:
-            block.forward = partial(_computed_again, block.forward)
-
-
-def _computed_again(forward: Callable[..., Any], *arguments: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*arguments)
-    return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=True)
 
 
 def shard(model: UnifiedModel, config: ParallelConfig, ranks: Ranks) -> None:

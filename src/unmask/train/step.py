@@ -14,10 +14,10 @@ from unmask.data.batch import Batch
 from unmask.data.tiles import NEWLINE
 from unmask.data.tokenize import Role
 from unmask.diffusion.corruption import CorruptionConfig, draw_noise
-from unmask.diffusion.losses import LossTerm, LossTerms, cross_entropy, edit_weights
+from unmask.diffusion.losses import LossTerm, LossTerms, edit_weights, head_cross_entropy
 from unmask.model.image_tokenizer import ImageTokenizer
-from unmask.model.transformer import Packing
-from unmask.model.unified import ModelInputs, Sight, UnifiedModel, Wanted
+from unmask.model.packing import Focus, Packing
+from unmask.model.unified import ModelInputs, Sight, UnifiedModel, Wanted, code_tokens
 from unmask.randomness import keyed_generator
 from unmask.train.parallelize import Parallel
 
@@ -103,27 +103,31 @@ def corrupt(
     idle = lend and not masks.text_T.any() and not masks.code_C.any()
     if idle:
         masks.text_T[np.flatnonzero(~is_gen_T)[0]] = True
-    where_codes = torch.from_numpy(np.flatnonzero(masks.code_C)).to(device)
+    code_at = torch.from_numpy(np.flatnonzero(masks.code_C))
+    where_codes = code_at.to(device)
     codes_BPQ, drawn, targets_M = _codes(batch, masks, tokenizer, where_codes, device)
-    text_at = np.flatnonzero(masks.text_T[~is_gen_T])
+    text_at = torch.from_numpy(np.flatnonzero(masks.text_T[~is_gen_T]))
     drawn_D = None
     if drawn < len(codes_BPQ):
         tokens = grid[0] * grid[1] // (4 if objective.compress else 1)
         is_drawn_B = batch.roles_T[is_gen_T][::tokens] == Role.PICTURE
         order_B = np.where(is_drawn_B, is_drawn_B.cumsum() - 1, drawn + (~is_drawn_B).cumsum() - 1)
         codes_BPQ = codes_BPQ[torch.from_numpy(order_B).to(device)]
-        drawn_D = torch.from_numpy(np.flatnonzero(is_drawn_B)).to(device)
+        drawn_D = torch.from_numpy(np.flatnonzero(is_drawn_B))
+    gen_at = code_tokens(code_at, codes_BPQ.shape, objective.compress, drawn_D)[0].unique() if len(code_at) else code_at
     inputs = ModelInputs(
         torch.from_numpy(ids_T[~is_gen_T]).to(device),
         codes_BPQ,
-        Packing.build([torch.from_numpy(each) for each in np.split(is_gen_T, batch.lengths_S.cumsum()[:-1])]).to(device),
+        Packing.build(
+            [torch.from_numpy(each) for each in np.split(is_gen_T, batch.lengths_S.cumsum()[:-1])], Focus(text_at, gen_at)
+        ).to(device),
         objective.compress,
-        drawn_D,
+        None if drawn_D is None else drawn_D.to(device),
         _sight(batch, masks, is_gen_T, device),
     )
     return Corrupted(
         inputs,
-        Wanted(torch.from_numpy(text_at).to(device) if len(text_at) else None, where_codes if len(where_codes) else None),
+        Wanted(text_at.to(device) if len(text_at) else None, where_codes if len(where_codes) else None),
         torch.from_numpy(batch.ids_T[masks.text_T]).to(device),
         targets_M,
         None if masks.weight_M is None else torch.from_numpy(masks.weight_M).to(device),
@@ -204,9 +208,17 @@ def losses(model: UnifiedModel, corrupted: Corrupted) -> LossTerms:
     """Cross-entropy on the masked targets, and nowhere else; without any, the model does not run."""
     if corrupted.wanted.text_M is None and corrupted.wanted.codes_M is None:
         return LossTerms(None, None)
-    output = model(corrupted.inputs, corrupted.wanted)
-    text = None if output.text is None else cross_entropy(output.text, corrupted.text_targets_M)
-    image = None if output.codes is None else cross_entropy(output.codes, corrupted.code_targets_M, corrupted.code_weights_M)
+    states = model.states(corrupted.inputs, corrupted.wanted)
+    text, image, config = None, None, model.config
+
+    if states.text is not None:
+        text = head_cross_entropy(
+            model.text_head, states.text, corrupted.text_targets_M, rows=model.compute.rows(config.vocab_size)
+        )
+    if states.codes is not None:
+        rows = model.compute.rows(config.image_tokenizer.num_codes)
+        targets = (corrupted.code_targets_M, corrupted.code_weights_M)
+        image = head_cross_entropy(model.code_head.output, states.codes, *targets, rows=rows)
     return LossTerms(text, image)
 
 

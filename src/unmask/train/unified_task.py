@@ -110,13 +110,13 @@ def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[Unifi
     base = None if stage.init is None else native.find(stage.init, check=ranks.is_first)
     if ranks.are_many and base is not None and stage.lora is None and not (base / lora.CONFIG).is_file():
         with torch.device("meta"):
-            model = UnifiedModel(config)
+            model = UnifiedModel(config, stage.compute)
         freeze(model, stage.learning)
         parallel = Parallel(model, stage.parallel, ranks)
         materialise(model, ranks.device)
         native.load_weights(base, model)
         return model, None, parallel
-    model = UnifiedModel(config)
+    model = UnifiedModel(config, stage.compute)
     generator = torch.Generator().manual_seed(stage.seed)
     model.initialise(generator)
     adapters = None

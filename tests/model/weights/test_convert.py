@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.golden_folder import FOLDER, needs_golden
-from tests.model.test_published_numbers import CONFIG, case, error
+from tests.golden_folder import CONFIG, FOLDER, case, error, needs_golden
 from tests.published import (
     BASE_IDS,
     config,

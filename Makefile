@@ -31,7 +31,7 @@ check: $(READY)  ## lint, format, types, floors, the rules of the house, the com
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	bash -n .ci/run scripts/train/*.sh
+	$(BIN)/shellcheck .ci/run scripts/*.sh scripts/*/*.sh
 	$(BIN)/pytest -q tests/test_house.py tests/test_docs.py
 
 clean:  ## remove .venv, caches and builds; runs, pictures and demo-out stay

@@ -19,6 +19,8 @@ COMMANDS = {
     "data": "look at a data file: check, show, stats, bench, order",
     "prepare": "turn a public data set, or your own, into record files",
     "train": "train a stage, or go on where it stopped",
+    "stages": "the stages of training side by side",
+    "plan": "what a stage takes: memory of each GPU, tokens, time",
     "convert": "import published weights, build the starting point of stage 1, export",
     "parity": "compare with the numbers of the system that weights come from",
     "generate": "draw pictures from captions",

@@ -1,11 +1,11 @@
 """What a stage file (`config/stage/*.yaml`) says; composes the configurations of everything that a run is made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from unmask.config import FieldError, load
+from unmask.config import FieldError, build, load
 from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
@@ -14,6 +14,7 @@ from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
+from unmask.train.stages import ANY, read_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,8 @@ class RunConfig:
         model: a name under `config/model/`, the path of a model file, or a converted folder.
         data: the data YAML.
         init: checkpoint to start the weights from; null: drawn at random.
+        accepts: the stages that `init` may come from, or `converted`, `published`, `any` (`train/stages.py`).
+        profile: which of the stage file's profiles this is.
         mixing: how groups share a step.
         seed: of weights, order and noise.
     """
@@ -160,6 +163,8 @@ class RunConfig:
     batch: BatchConfig
     out: Path | None = None
     init: Path | None = None
+    accepts: tuple[str, ...] = (ANY,)
+    profile: str | None = None
     mixing: MixingMode = "mixed"
     seed: int = 0
     threads: int | None = None
@@ -340,15 +345,16 @@ class TokenizerStageConfig(RunConfig):
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> StageConfig | TokenizerStageConfig:
-    """Read a stage file with its base and the command line's `a.b=c`; its `task` says which kind it is.
+    """Read a stage file with its base, its profile and the command line's `a.b=c`; its `task` says which kind it is.
 
     Raises:
         ConfigError: one line with file:line, value, rule and fix.
     """
-    plain: Mapping[str, Any] = load(dict[str, Any], path, overrides)
-    if plain.get("task") == "image_tokenizer":
-        return load(TokenizerStageConfig, path, overrides)
-    return load(StageConfig, path, overrides)
+    node = read_stage(path, overrides)
+    task = node.value.get("task") if isinstance(node.value, dict) else None
+    if task is not None and task.value == "image_tokenizer":
+        return build(TokenizerStageConfig, node)
+    return build(StageConfig, node)
 
 
 def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
@@ -357,7 +363,7 @@ def load_stage(path: Path, overrides: Sequence[str] = ()) -> StageConfig:
     Raises:
         ConfigError: one line with file:line, value, rule and fix.
     """
-    return load(StageConfig, path, overrides)
+    return build(StageConfig, read_stage(path, overrides))
 
 
 def load_model_config(reference: str) -> ModelConfig:

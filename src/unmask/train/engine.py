@@ -27,6 +27,7 @@ from unmask.train.config import RunConfig, StageConfig, TokenizerStageConfig
 from unmask.train.metrics import Reporter, Silent, StepMetrics
 from unmask.train.optim import build_optimizer, learning_table, lr_factor, set_lr, what_learns
 from unmask.train.parallelize import clip
+from unmask.train.stages import check_start
 from unmask.train.task import Task
 from unmask.train.together import StepFacts, StopSignal, do_together, exchange, lost_ranks, one_after_another
 from unmask.train.tokenizer_task import TokenizerTask
@@ -155,6 +156,9 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
     agree(ranks, {"version": f"Unmask {__version__}, torch {torch.__version__}", "configuration": stage})
+    remark = do_together(ranks, lambda: check_start(stage.name, stage.init, stage.accepts))
+    if remark is not None:
+        console.print(remark)
     do_together(ranks, lambda: _make_folder(stage) if ranks.is_first else None)
     division = do_together(ranks, lambda: _division(stage, ranks))
     if ranks.are_many:  # before anything that may fail on one rank alone: it takes all of them

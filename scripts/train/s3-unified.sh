@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Stage 3: drawing, editing, grounding, understanding, planning and reflecting together.
+# Before: scripts/train/s2-1024.sh
+#   scripts/train/s3-unified.sh data=config/data/mine.yaml init=runs/s2-1024
+# Your machines: NUM_GPUS (default: all of this node), NUM_NODES, NODE_RANK, MASTER_ADDR, MASTER_PORT; your keys: HF_TOKEN, AWS_*.
+# Arguments: a.b=c of config/stage/s3-unified.yaml (batch.global_size, batch.per_device, steps, ...), profile=published-scripts,
+# or --print to see what would run. `unmask stages` shows all stages, `unmask plan config/stage/s3-unified.yaml --gpus 8` what they take.
+set -euo pipefail
+exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" config/stage/s3-unified.yaml "$@"

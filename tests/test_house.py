@@ -15,7 +15,7 @@ from unmask.train.config import load_model_config, load_run
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "unmask"
 MODULES = sorted(SOURCE.rglob("*.py"))
-READS_ENVIRONMENT = {"config.py": None, "train/engine.py": "WORLD_SIZE"}
+READS_ENVIRONMENT = {"config.py": None}
 """File -> the one variable that it may read; None for any. `distributed/` may read what torchrun sets."""
 
 

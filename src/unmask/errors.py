@@ -18,6 +18,8 @@ class UnmaskError(Exception):
     """
 
     exit_code = 1
+    is_shared = False
+    """Whether every rank of a run raises it, so that the first may speak for all."""
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -64,6 +66,12 @@ class CheckpointError(UnmaskError):
 
 class TrainingError(UnmaskError):
     """A run that cannot go on: losses that stay non-finite, a run folder that cannot be written."""
+
+
+class Stopped(UnmaskError):
+    """A run that was asked to stop; its state has been saved."""
+
+    exit_code = 3
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -109,3 +109,14 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 def test_what_an_unfinished_write_leaves_is_no_checkpoint(copy: Path) -> None:
     shutil.copytree(native.finished(copy)[-1], copy / "checkpoints" / ".unfinished-step-00000009")
     assert native.find(copy).name == "step-00000006"
+
+
+def test_checkpoints_written_in_the_background_are_the_same(trained: Path, tmp_path: Path) -> None:
+    train(load_stage(trained / "stage.yaml", ["steps=6", f"out={tmp_path}", "checkpoint.background=true"]), QUIET)
+    for folder in native.finished(trained / "run"):
+        for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+            assert (tmp_path / "checkpoints" / folder.name / name).read_bytes() == (folder / name).read_bytes()
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "checkpoints").write_text("in the way")
+    with pytest.raises(CheckpointError, match="the checkpoint could not be written"):
+        train(load_stage(trained / "stage.yaml", ["steps=6", f"out={tmp_path / 'blocked'}", "checkpoint.background=true"]), QUIET)

@@ -194,7 +194,7 @@ def test_user_mistakes(stage_file: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(TrainingError, match="the run's folder cannot be written .*; set out=FOLDER"):
         run(stage_file, tmp_path / "file" / "run")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="more than one process is not built yet"):
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE=2 is set, but not RANK, .*MASTER_PORT; start the run with torchrun"):
         run(stage_file, tmp_path / "e")
 
 

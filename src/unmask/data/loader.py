@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -335,15 +335,18 @@ class FaultBudget:
     _recent: dict[str, deque[Fault | None]] = field(default_factory=dict)
 
     def observe(self, step: LoadedStep) -> None:
-        """Count a step.
+        """Count a step of one process; see `count`."""
+        self.count([source for batch in step.batches for source in batch.sources], step.faults)
+
+    def count(self, sources: Iterable[str], faults: Iterable[Fault]) -> None:
+        """Count what a step drew, and what of it failed.
 
         Raises:
             FaultBudgetError: a table of reasons with the first examples.
         """
-        for batch in step.batches:
-            for source in batch.sources:
-                self._of(source.rsplit("/", 2)[0]).append(None)  # dataset/file/row; the data set's name may hold slashes
-        for fault in step.faults:
+        for source in sources:
+            self._of(source.rsplit("/", 2)[0]).append(None)  # dataset/file/row; the data set's name may hold slashes
+        for fault in faults:
             self.counts[fault.dataset, fault.reason] += 1
             self._of(fault.dataset).append(fault)
         for dataset, recent in self._recent.items():

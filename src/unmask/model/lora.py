@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unmask.distributed import shards
 from unmask.errors import CheckpointError
 from unmask.model.config import LoraConfig
 
@@ -91,9 +92,19 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     Raises:
         CheckpointError: the tensors are of other adapters or of another model.
     """
+    check(model, {name: tuple(value.shape) for name, value in tensors.items()}, where)
     own = dict(model.named_parameters())
-    needed = {name: tuple(parameter.shape) for name, parameter in own.items() if is_adapter(name) or name in tensors}
-    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name, value in tensors.items():
+        shards.put(own[name], value)
+
+
+def check(model: nn.Module, given: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Compare the shapes that `learned` had with those of a model with adapters.
+
+    Raises:
+        CheckpointError: they are of other adapters or of another model.
+    """
+    needed = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if is_adapter(name) or name in given}
     differing = sorted(name for name in needed.keys() | given.keys() if needed.get(name) != given.get(name))
     if differing:
         name = differing[0]
@@ -103,8 +114,6 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
             where=str(where),
             fix="use the sizes that the adapters were made with",
         )
-    for name, value in tensors.items():
-        own[name].copy_(value)
 
 
 def merge(model: nn.Module) -> None:

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unmask.config import to_yaml
+from unmask.distributed import collectives, shards
+from unmask.distributed.mesh import ALONE, Ranks, own_group
 from unmask.errors import CheckpointError
 from unmask.model.weights import native
 from unmask.storage import sealed
-from unmask.train.task import Task
+from unmask.train.task import Saved, Shareable, Task
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+MOMENTS = "optimizer/"
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,110 @@ class State:
     fingerprint: Mapping[str, Any]
 
 
-def write(run: Path, task: Task, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write `checkpoints/step-NNNNNNNN/`.
+class Writer:
+    """Writes `checkpoints/step-NNNNNNNN/`, one at a time, and removes those that are too old.
 
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written; older checkpoints are untouched.
+    Args:
+        run: the run's folder; all nodes see it.
+        keep: how many checkpoints stay.
+        ranks: who writes; one writes plain files, several write a file each.
+        background: whether training goes on meanwhile; then errors come with the next call.
     """
 
-    def fill(folder: Path) -> None:
-        task.write(folder)
-        save_tensors(_optimizer_tensors(task.model, optimizer), folder / OPTIMIZER)
-        (folder / STATE).write_text(json.dumps(state.__dict__, indent=1))
+    def __init__(self, run: Path, keep: int, ranks: Ranks = ALONE, *, background: bool = False) -> None:
+        self.run, self.keep = run, keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint") if background else None
+        self._ranks = own_group(ranks) if background else ranks
+        self._pending: Future[None] | None = None
 
-    sealed.write(run / "checkpoints" / f"step-{state.step:08d}", fill)
+    def write(self, task: Task, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Write a checkpoint, or begin to.
+
+        Raises:
+            CheckpointError: on every rank: the disk is full or the folder cannot be written; older checkpoints are untouched.
+        """
+        self.finish()
+        moments = _optimizer_tensors(task.model, optimizer)
+        if not isinstance(task, Shareable):
+            self._store(task.write, moments, state)
+            return
+        saved = task.saved()
+        if self._pool is None:
+            self._keep(saved, moments, state)
+            return
+        copies = {name: shards.detached(value) for name, value in saved.tensors.items()}
+        moments = {name: shards.detached(value) for name, value in moments.items()}
+        self._pending = self._pool.submit(self._keep, replace(saved, tensors=copies), moments, state)
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            CheckpointError: as `write`.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _keep(self, saved: Saved, moments: Mapping[str, Tensor], state: State) -> None:
+        if self._ranks.are_many:
+            self._store_together(saved, moments, state)
+        else:
+            self._store(lambda folder: write_saved(saved, folder), moments, state)
+
+    def _store(self, weights: Callable[[Path], None], moments: Mapping[str, Tensor], state: State) -> None:
+        def fill(folder: Path) -> None:
+            weights(folder)
+            save_tensors(moments, folder / OPTIMIZER)
+            (folder / STATE).write_text(json.dumps(state.__dict__, indent=1))
+
+        sealed.write(self._place(state), fill)
+        retain(self.run, self.keep)
+
+    def _store_together(self, saved: Saved, moments: Mapping[str, Tensor], state: State) -> None:
+        """The first rank opens the folder, all write, the first seals it; what goes wrong anywhere is raised everywhere."""
+        tensors = {native.MODEL + name: value for name, value in saved.tensors.items()}
+        tensors |= {f"{MOMENTS}{name}": value for name, value in moments.items()}
+        told, error = False, None
+
+        def fill(folder: Path) -> None:
+            nonlocal told
+            told = True
+            collectives.from_first(self._ranks, folder)
+            shards.save(folder / native.SHARDED, tensors, self._ranks)
+            write_configs(saved.configs, folder)
+            (folder / STATE).write_text(json.dumps(state.__dict__, indent=1))
+
+        try:
+            if self._ranks.is_first:
+                sealed.write(self._place(state), fill)
+                retain(self.run, self.keep)
+            else:
+                folder: Path | None = collectives.from_first(self._ranks, None)
+                if folder is not None:
+                    shards.save(folder / native.SHARDED, tensors, self._ranks)
+        except CheckpointError as caught:
+            error = caught
+            if not told:
+                collectives.from_first(self._ranks, None)
+        except OSError:  # the first rank reports it
+            pass
+        collectives.raise_together(self._ranks, error)
+
+    def _place(self, state: State) -> Path:
+        return self.run / "checkpoints" / f"step-{state.step:08d}"
+
+
+def write_saved(saved: Saved, folder: Path) -> None:
+    """The weights and configurations of a task, as one process writes them."""
+    save_tensors(saved.tensors, folder / saved.file)
+    write_configs(saved.configs, folder)
+
+
+def write_configs(configs: Mapping[str, object], folder: Path) -> None:
+    """Each as NAME.yaml."""
+    for name, config in configs.items():
+        (folder / f"{name}.yaml").write_text(to_yaml(config))
 
 
 def expect(folder: Path, name: str) -> None:
@@ -78,9 +174,11 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         CheckpointError: it holds other parameters than those that learn now.
     """
-    tensors = load_file(folder / OPTIMIZER)
+    together = (folder / native.SHARDED).is_dir()
+    tensors = {} if together else load_file(folder / OPTIMIZER)
+    names = shards.shapes(folder / native.SHARDED) if together else tensors
+    saved = {key.removeprefix(MOMENTS).rpartition("/")[0] for key in names if not together or key.startswith(MOMENTS)}
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    saved = {key.rpartition("/")[0] for key in tensors}
     if saved - learning.keys():
         raise CheckpointError(
             f"the run trained {sorted(saved - learning.keys())[0]}, which does not learn now",
@@ -88,7 +186,15 @@ def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
             fix="resume with the same `trainable`, or start a new run with init=CHECKPOINT out=FOLDER",
         )
     for name in saved:
-        optimizer.state[learning[name]] = {kind: tensors[f"{name}/{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
+        parameter = learning[name].detach()
+        moments = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        if not together:
+            for kind, value in moments.items():
+                shards.put(value, tensors[f"{name}/{kind}"])
+        optimizer.state[learning[name]] = moments
+    if together:
+        wanted = {f"{MOMENTS}{name}/{kind}": value for name in saved for kind, value in optimizer.state[learning[name]].items()}
+        shards.load(folder / native.SHARDED, wanted)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
+from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
@@ -119,10 +120,17 @@ class LoaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """How often a checkpoint is written, and how many are kept."""
+    """Checkpoints.
+
+    Attributes:
+        every: steps between two of them.
+        keep: how many are kept.
+        background: whether they are written while training goes on, from a copy in host memory.
+    """
 
     every: int = 500
     keep: int = 3
+    background: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +171,7 @@ class RunConfig:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1:

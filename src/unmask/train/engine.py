@@ -1,32 +1,38 @@
 """The loop. Every step: load, corrupt, forward, backward, clip, update, report; now and then a checkpoint."""
 
 import math
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from unmask import __version__
 from unmask.config import diff, to_yaml
 from unmask.data.loader import Division, FaultBudget, LoadedStep, Loader
 from unmask.data.order import OrderState
 from unmask.data.records import Mixture
 from unmask.data.sample import Recipe
 from unmask.data.spec import load_mixture
-from unmask.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
+from unmask.distributed import collectives
+from unmask.distributed.collectives import agree
+from unmask.distributed.mesh import ALONE, Ranks, connect, lay_out
+from unmask.errors import CheckpointError, ConfigError, DataError, Stopped, StorageError, TrainingError, UnmaskError
 from unmask.model.weights import native
 from unmask.storage.fetch import FetchConfig
 from unmask.train import checkpoint
 from unmask.train.config import RunConfig, StageConfig, TokenizerStageConfig
-from unmask.train.metrics import Reporter, StepMetrics
+from unmask.train.metrics import Reporter, Silent, StepMetrics
 from unmask.train.optim import build_optimizer, learning_table, lr_factor, set_lr, what_learns
+from unmask.train.parallelize import clip
 from unmask.train.stages import check_start
 from unmask.train.task import Task
+from unmask.train.together import StepFacts, StopSignal, do_together, exchange, lost_ranks, one_after_another
 from unmask.train.tokenizer_task import TokenizerTask
 from unmask.train.unified_task import UnifiedTask
+from unmask.train.watchdog import Watchdog
 
 MAX_SKIPPED = 20
 """Steps in a row that may be skipped as non-finite before the run stops."""
@@ -37,120 +43,155 @@ class Run:
     """Everything that a run is made of, ready to go."""
 
     stage: RunConfig
+    ranks: Ranks
     task: Task
     optimizer: torch.optim.AdamW
     loader: Loader
+    writer: checkpoint.Writer
     state: OrderState
     fingerprint: dict[str, object]
 
 
 def train(stage: RunConfig, console: Console) -> Path:
-    """Run a stage to its end, from its newest checkpoint if there is one.
+    """Run a stage to its end, from its newest checkpoint if there is one, with all the ranks that torchrun has started.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        DataError, StorageError: rows or storage that stop the run; a checkpoint of the last finished step has been written.
+        DataError, StorageError, Stopped: rows, storage or a signal that stop the run; a checkpoint of the last finished step has been written.
         UnmaskError: anything else that the user can mend; what was trained since the last checkpoint is lost, nothing else.
     """
-    run = prepare(stage, console)
-    budget = FaultBudget(stage.loader.fault_budget)
-    skipped, done, noted = 0, run.state, set[str]()
-    try:
-        with Reporter(stage.folder, run.state.step, stage.steps, stage.log.tensorboard, console) as reporter:
-            for loaded, waited, started in _timed(run):
-                number = loaded.state.step
-                reporter.faults(number, loaded.faults)
-                for note in set(loaded.notes) - noted:
-                    console.print(note)
-                noted |= set(loaded.notes)
-                budget.observe(loaded)
-                factor = lr_factor(number - 1, stage.steps, stage.optim.warmup_ratio, stage.optim.min_lr_ratio)
-                rates = set_lr(run.optimizer, factor)
-                run.optimizer.zero_grad(set_to_none=True)
-                result = run.task.accumulate(loaded)
-                norm = float(torch.nn.utils.clip_grad_norm_(run.task.model.parameters(), stage.optim.clip_norm))
-                finite = math.isfinite(norm) and math.isfinite(result.loss)
-                skipped = 0 if finite else skipped + 1
-                if finite:
-                    run.optimizer.step()
-                    run.task.updated()
-                elif skipped > MAX_SKIPPED:
-                    raise TrainingError(f"loss or gradients were not finite in {skipped} steps in a row", fix="lower optim.lr")
-                seconds = time.perf_counter() - started
-                samples, tokens = sum(map(len, loaded.batches)), sum(len(batch.ids_T) for batch in loaded.batches)
-                reporter.step(
-                    StepMetrics(
-                        number, result, norm, rates, not finite,
-                        samples / seconds, tokens / seconds, waited / seconds, sum(budget.counts.values()), loaded.retries,
-                    )
-                )  # fmt: skip
-                done = loaded.state
-                if number % stage.checkpoint.every == 0 or number == stage.steps:
-                    save(run, done)
-    except (DataError, StorageError):  # a budget, an outage, credentials that have expired: what was learned is kept
-        if done != run.state:
-            save(run, done)
-        raise
-    return native.find(stage.folder)
+    with connect(stage.parallel.patience_minutes) as ranks, lost_ranks(ranks), StopSignal().heard() as stop:
+        console = console if ranks.is_first else Console(quiet=True)
+        run = prepare(stage, console, ranks)
+        done = run.state
+        try:
+            with _reporter(run, console) as reporter, Watchdog(ranks, stage.parallel.slow_step_seconds) as watchdog:
+                for done in _steps(run, reporter, watchdog, stop):
+                    if done.step % stage.checkpoint.every == 0 or done.step == stage.steps:
+                        watchdog.at(done.step, "writing a checkpoint")
+                        save(run, done)
+        except (DataError, StorageError, Stopped) as error:  # all ranks: a budget, an outage, a signal; what was learned is kept
+            error.is_shared = True
+            if done != run.state:
+                save(run, done)
+            run.writer.finish()
+            raise
+        run.writer.finish()
+        return native.find(stage.folder, check=ranks.is_first)
 
 
-def save(run: Run, state: OrderState) -> None:
-    """Write a checkpoint and remove those that are too old."""
-    saved = checkpoint.State(state.step, state.counters, run.fingerprint)
-    checkpoint.write(run.stage.folder, run.task, run.optimizer, saved)
-    checkpoint.retain(run.stage.folder, run.stage.checkpoint.keep)
+def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -> Iterator[OrderState]:
+    """Train; the state after each step."""
+    stage, budget = run.stage, FaultBudget(run.stage.loader.fault_budget)
+    skipped = 0
+    for loaded, facts, started in _loaded(run, watchdog, stop):
+        number = loaded.state.step
+        reporter.faults(number, facts.faults)
+        reporter.notes(facts.notes)
+        budget.count(facts.sources, facts.faults)
+        rates = set_lr(run.optimizer, lr_factor(number - 1, stage.steps, stage.optim.warmup_ratio, stage.optim.min_lr_ratio))
+        run.optimizer.zero_grad(set_to_none=True)
+        watchdog.at(number, "computing")
+        result = run.task.accumulate(loaded)
+        norm = clip(run.task.model.parameters(), stage.optim.clip_norm)
+        finite = math.isfinite(norm) and math.isfinite(result.loss)  # sums over all ranks: they all come to the same answer
+        skipped = 0 if finite else skipped + 1
+        if finite:
+            run.optimizer.step()
+            run.task.updated()
+        elif skipped > MAX_SKIPPED:
+            raise TrainingError(f"loss or gradients were not finite in {skipped} steps in a row", fix="lower optim.lr")
+        seconds = time.perf_counter() - started
+        reporter.step(
+            StepMetrics(
+                number, result, norm, rates, not finite, facts.samples / seconds, facts.tokens / seconds,
+                facts.waited / seconds, sum(budget.counts.values()), facts.retries,
+            )
+        )  # fmt: skip
+        yield loaded.state
 
 
-def prepare(stage: RunConfig, console: Console) -> Run:
-    """Open the data, build the model, and take up the newest checkpoint of the run's folder, if any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("training with more than one process is not built yet", fix="start one process: NUM_GPUS=1 NUM_NODES=1")
-    if stage.threads is not None:
-        torch.set_num_threads(stage.threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    remark = check_start(stage.name, stage.init, stage.accepts)
-    if remark is not None:
-        console.print(remark)
-    _make_folder(stage.folder)
-    (stage.folder / "stage.yaml").write_text(to_yaml(stage))
-    task = _task(stage, device)
-    recipe, mixture = _open_data(stage, task)
-    optimizer = build_optimizer(task.model, stage.optim, task.part_of)
-    console.print(learning_table(what_learns(task.model, stage.optim, task.part_of)))
-    fingerprint: dict[str, object] = dict(mixture.fingerprint())
-    state = _resume(stage, task, optimizer, fingerprint, console) or mixture.order.start()
-    loader = Loader(recipe, mixture.order, state, _division(stage), stage.loader.workers, stage.loader.steps_ahead)
-    return Run(stage, task, optimizer, loader, state, fingerprint)
-
-
-def _task(stage: RunConfig, device: torch.device) -> Task:
-    if isinstance(stage, TokenizerStageConfig):
-        return TokenizerTask(stage, device)
-    assert isinstance(stage, StageConfig)
-    return UnifiedTask(stage, device)
-
-
-def _timed(run: Run) -> Iterator[tuple[LoadedStep, float, float]]:
-    """Steps until the last: what was loaded, seconds of waiting for it, and when the wait began."""
+def _loaded(run: Run, watchdog: Watchdog, stop: StopSignal) -> Iterator[tuple[LoadedStep, StepFacts, float]]:
+    """This rank's part of every step until the last, with facts about the whole of it, and when the wait for it began."""
     if run.state.step >= run.stage.steps:
         return
-    steps = iter(run.loader)
+    steps, number = iter(run.loader), run.state.step
     try:
-        while True:
+        while number < run.stage.steps:
             started = time.perf_counter()
-            loaded = next(steps)
-            yield loaded, time.perf_counter() - started, started
-            if loaded.state.step >= run.stage.steps:
-                return
+            watchdog.at(number + 1, "loading")
+            mine: StepFacts | UnmaskError
+            try:
+                loaded = next(steps)
+                mine = StepFacts.of(loaded, time.perf_counter() - started)
+            except UnmaskError as error:
+                mine = error
+            watchdog.at(number + 1, "waiting for the others")
+            facts = exchange(run.ranks, mine, stop=stop.came)
+            number = loaded.state.step
+            yield loaded, facts, started
     finally:
         run.loader.close()
 
 
-def _make_folder(folder: Path) -> None:
+def _reporter(run: Run, console: Console) -> Reporter:
+    """The first rank writes and speaks for all."""
+    stage = run.stage
+    if not run.ranks.is_first:
+        return Silent()
+    return Reporter(stage.folder, run.state.step, stage.steps, stage.log.tensorboard, console)
+
+
+def save(run: Run, state: OrderState) -> None:
+    """Write a checkpoint and remove those that are too old."""
+    run.writer.write(run.task, run.optimizer, checkpoint.State(state.step, state.counters, run.fingerprint))
+
+
+def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
+    """Open the data, build the model, and take up the newest checkpoint of the run's folder, if any."""
+    if stage.threads is not None:
+        torch.set_num_threads(stage.threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
+    agree(ranks, {"version": f"Unmask {__version__}, torch {torch.__version__}", "configuration": stage})
+    remark = do_together(ranks, lambda: check_start(stage.name, stage.init, stage.accepts))
+    if remark is not None:
+        console.print(remark)
+    do_together(ranks, lambda: _make_folder(stage) if ranks.is_first else None)
+    division = do_together(ranks, lambda: _division(stage, ranks))
+    if ranks.are_many:  # before anything that may fail on one rank alone: it takes all of them
+        ranks = replace(ranks, mesh=lay_out(ranks, stage.parallel.spread))
+    task = do_together(ranks, lambda: _task(stage, ranks))
+    recipe, mixture = one_after_another(ranks, lambda: _open_data(stage, task))
+    fingerprint: dict[str, object] = dict(mixture.fingerprint())
+    agree(ranks, {"data": fingerprint})
+    optimizer = build_optimizer(task.model, stage.optim, task.part_of)
+    console.print(learning_table(what_learns(task.model, stage.optim, task.part_of)))
+    found = collectives.from_first(ranks, do_together(ranks, lambda: _newest(stage, ranks)))
+    state = mixture.order.start()
+    if found is not None:
+        state = do_together(ranks, lambda: _resume(found, stage, task, optimizer, fingerprint, console))
+    loader = Loader(recipe, mixture.order, state, division, stage.loader.workers, stage.loader.steps_ahead)
+    writer = checkpoint.Writer(stage.folder, stage.checkpoint.keep, ranks, background=stage.checkpoint.background)
+    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint)
+
+
+def _task(stage: RunConfig, ranks: Ranks) -> Task:
+    if isinstance(stage, TokenizerStageConfig):
+        if ranks.are_many or stage.checkpoint.background:
+            raise ConfigError(
+                "an image tokenizer is trained by one process, which writes its checkpoints itself",
+                fix="start one process: NUM_GPUS=1 NUM_NODES=1, checkpoint.background=false",
+            )
+        return TokenizerTask(stage, ranks.device)
+    assert isinstance(stage, StageConfig)
+    return UnifiedTask(stage, ranks)
+
+
+def _make_folder(stage: RunConfig) -> None:
+    folder = stage.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".write-test"
@@ -162,6 +203,7 @@ def _make_folder(folder: Path) -> None:
             where=str(folder),
             fix="set out=FOLDER to one that you may write",
         ) from None
+    (folder / "stage.yaml").write_text(to_yaml(stage))
 
 
 def _open_data(stage: RunConfig, task: Task) -> tuple[Recipe, Mixture]:
@@ -178,22 +220,25 @@ def _open_data(stage: RunConfig, task: Task) -> tuple[Recipe, Mixture]:
     return recipe, Mixture(recipe.mixture, recipe.folder, cache, stage.seed, stage.mixing, stage.steps)
 
 
-def _division(stage: RunConfig) -> Division:
-    if stage.batch.global_size % stage.batch.per_device:
+def _division(stage: RunConfig, ranks: Ranks) -> Division:
+    if stage.batch.global_size % (stage.batch.per_device * ranks.world):
+        processes = f"{ranks.world} process" + ("es" if ranks.are_many else "")
         raise ConfigError(
-            f"batch.global_size={stage.batch.global_size} is no multiple of batch.per_device={stage.batch.per_device} x 1 process",
+            f"batch.global_size={stage.batch.global_size} is no multiple of batch.per_device={stage.batch.per_device} x {processes}",
             fix="change one of them",
         )
-    return Division(stage.batch.global_size, stage.batch.per_device)
+    return Division(stage.batch.global_size, stage.batch.per_device, ranks.rank, ranks.world)
+
+
+def _newest(stage: RunConfig, ranks: Ranks) -> Path | None:
+    """The newest checkpoint of the run's folder, which one rank verifies for all."""
+    return native.find(stage.folder) if ranks.is_first and native.finished(stage.folder) else None
 
 
 def _resume(
-    stage: RunConfig, task: Task, optimizer: torch.optim.Optimizer, fingerprint: dict[str, object], console: Console
-) -> OrderState | None:
-    """Take up the newest checkpoint of the run's folder; None if there is none."""
-    if not native.finished(stage.folder):
-        return None
-    found = native.find(stage.folder)
+    found: Path, stage: RunConfig, task: Task, optimizer: torch.optim.Optimizer, fingerprint: dict[str, object], console: Console
+) -> OrderState:
+    """Take up a checkpoint of the run, whatever number of ranks wrote it."""
     state = checkpoint.read_state(found)
     changed = diff(dict(state.fingerprint), fingerprint)
     if changed:

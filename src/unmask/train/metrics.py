@@ -103,6 +103,7 @@ class Reporter:
 
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
         self._recent: deque[StepMetrics] = deque(maxlen=20)
+        self._console, self._noted = console, set[str]()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -131,6 +132,13 @@ class Reporter:
         """Write the rows that a step replaced."""
         self._faults.write({"step": step, **asdict(fault)} for fault in faults)
 
+    def notes(self, notes: Iterable[str]) -> None:
+        """Say what was not said before."""
+        for note in notes:
+            if note not in self._noted:
+                self._console.print(note)
+                self._noted.add(note)
+
     def step(self, metrics: StepMetrics) -> None:
         """Write and show a step."""
         self._metrics.write([metrics.flat()])
@@ -150,3 +158,23 @@ class Reporter:
         said = f"{self._recent[-1].result.said}  " if self._recent[-1].result.said else ""
         text = f"loss {loss:.3f}  {said}{speed:.1f} samples/s  data wait {wait:.0%}"
         return f"{text}  {faults} faults" if faults else text
+
+
+class Silent(Reporter):
+    """A reporter of a rank that another speaks for."""
+
+    def __init__(self) -> None: ...
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def faults(self, step: int, faults: Iterable[Fault]) -> None:
+        """Nothing."""
+
+    def notes(self, notes: Iterable[str]) -> None:
+        """Nothing."""
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Nothing."""

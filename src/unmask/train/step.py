@@ -4,7 +4,7 @@ Shapes: T tokens, B pictures of P x Q codes, N tiles, F features, R references, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.packing import Focus, Packing
 from unmask.model.unified import ModelInputs, Sight, UnifiedModel, Wanted, code_tokens
 from unmask.randomness import keyed_generator
+from unmask.train.parallelize import Parallel
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Corrupted:
         wanted: where there are masked targets.
         text_targets_M, code_targets_M: what was there.
         code_weights_M: what each code counts in the loss; None: all the same.
+        idle: whether the only target is lent: it is asked for, and counts nothing.
     """
 
     inputs: ModelInputs
@@ -37,6 +39,7 @@ class Corrupted:
     text_targets_M: Tensor
     code_targets_M: Tensor
     code_weights_M: Tensor | None = None
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,26 @@ class _Masks:
     weight_M: np.ndarray | None
 
 
-def corrupt(batch: Batch, tokenizer: ImageTokenizer, objective: Objective, device: torch.device) -> Corrupted:
-    """The forward process; the noise of a sample depends on its draw alone. What is dropped is not encoded."""
+def corrupt(
+    batch: Batch, tokenizer: ImageTokenizer, objective: Objective, device: torch.device, *, lend: bool = False
+) -> Corrupted:
+    """The forward process; the noise of a sample depends on its draw alone. What is dropped is not encoded.
+
+    Args:
+        batch: samples.
+        tokenizer: encodes pictures.
+        objective: how they are masked.
+        device: the model's.
+        lend: a batch without any target gets its first text token as one, which stays visible and counts nothing.
+    """
     shown = batch.pixels_BHW3 if len(batch.pixels_BHW3) else batch.references_RHW3
     grid = tokenizer.grid(*shown.shape[1:3]) if len(shown) else (0, 0)
     masks = _draw_masks(batch, objective, grid[0] * grid[1])
     ids_T = np.where(masks.text_T | masks.dropped_T, objective.mask_token, batch.ids_T)
     is_gen_T = ((batch.roles_T == Role.PICTURE) | (batch.roles_T == Role.REFERENCE)) & ~masks.dropped_T
+    idle = lend and not masks.text_T.any() and not masks.code_C.any()
+    if idle:
+        masks.text_T[np.flatnonzero(~is_gen_T)[0]] = True
     code_at = torch.from_numpy(np.flatnonzero(masks.code_C))
     where_codes = code_at.to(device)
     codes_BPQ, drawn, targets_M = _codes(batch, masks, tokenizer, where_codes, device)
@@ -115,6 +131,7 @@ def corrupt(batch: Batch, tokenizer: ImageTokenizer, objective: Objective, devic
         torch.from_numpy(batch.ids_T[masks.text_T]).to(device),
         targets_M,
         None if masks.weight_M is None else torch.from_numpy(masks.weight_M).to(device),
+        idle,
     )
 
 
@@ -216,23 +233,43 @@ class StepLosses:
 
 
 def accumulate(
-    model: UnifiedModel, tokenizer: ImageTokenizer, batches: Sequence[Batch], objective: Objective, device: torch.device
+    model: UnifiedModel,
+    tokenizer: ImageTokenizer,
+    batches: Sequence[Batch],
+    objective: Objective,
+    device: torch.device,
+    parallel: Parallel | None = None,
 ) -> StepLosses:
     """Add the gradients of a step, loss = mean text + mean image cross-entropy (weights 1:1, model.md 4.9).
 
-    Means are over the step's targets, however it is divided into micro-batches: counts are known before the first forward pass.
+    Means are over the step's targets, however it is divided into micro-batches and ranks: counts are known before the first forward pass.
     """
-    corrupted = [corrupt(batch, tokenizer, objective, device) for batch in batches]
-    num_text = sum(len(each.text_targets_M) for each in corrupted)
-    num_codes = sum(len(each.code_targets_M) for each in corrupted)
+    parallel = parallel or Parallel(model)
+    corrupted = [corrupt(batch, tokenizer, objective, device, lend=parallel.lends_targets) for batch in batches]
+    counted = [each for each in corrupted if not each.idle]
+    num_text, num_codes, num_with_tiles = map(
+        int,
+        parallel.total(
+            (
+                sum(len(each.text_targets_M) for each in counted),
+                sum(len(each.code_targets_M) for each in counted),
+                sum(each.inputs.sight is not None for each in corrupted),
+            )
+        ),
+    )
     text, image = torch.zeros((), device=device), torch.zeros((), device=device)
-    for each in corrupted:
-        terms = losses(model, each)
-        loss = _share(terms.text, num_text) + _share(terms.image, num_codes)
+    for number, each in enumerate(corrupted if num_text + num_codes else []):
+        parallel.micro_batch(idle=each.idle, last=number == len(corrupted) - 1)
+        shown = replace(each, inputs=parallel.with_sight(each.inputs)) if num_with_tiles else each
+        terms = losses(model, shown)
+        text_share, image_share = _share(terms.text, num_text), _share(terms.image, num_codes)
+        loss = text_share * 0 if each.idle else text_share + image_share
         if loss.requires_grad:
             loss.backward()
-        text += _share(terms.text, num_text).detach() if terms.text else 0
-        image += _share(terms.image, num_codes).detach() if terms.image else 0
+        if not each.idle:
+            text, image = text + text_share.detach(), image + image_share.detach()
+    parallel.finish()
+    text, image = torch.tensor(parallel.total((float(text), float(image))))
     return StepLosses(
         float(text + image), float(text) if num_text else None, float(image) if num_codes else None, num_text + num_codes
     )

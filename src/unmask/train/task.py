@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from unmask.data.encode import EncodingConfig
 from unmask.data.loader import LoadedStep
+from unmask.train.parallelize import Parallel
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,33 @@ class StepResult:
     loss: float
     figures: Mapping[str, float | None] = field(default_factory=dict)
     said: str = ""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds of a task.
+
+    Attributes:
+        file: the name of the weights' file where one process writes it.
+        tensors: the weights.
+        configs: what is saved with them, each as NAME.yaml.
+    """
+
+    file: str
+    tensors: Mapping[str, Tensor]
+    configs: Mapping[str, object]
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """A task that several ranks can share, and whose checkpoints can be written while it goes on."""
+
+    @property
+    def parallel(self) -> Parallel:
+        """How its model is shared."""
+
+    def saved(self) -> Saved:
+        """What `Task.write` writes."""
 
 
 class Task(Protocol):

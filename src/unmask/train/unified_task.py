@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 
-from unmask.config import diff, to_yaml
+from unmask.config import diff
 from unmask.data.encode import EncodingConfig
 from unmask.data.loader import LoadedStep
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
+from unmask.distributed.mesh import Ranks
 from unmask.errors import CheckpointError, ConfigError
 from unmask.model import lora
 from unmask.model.config import ModelConfig, PictureConfig
@@ -19,9 +20,10 @@ from unmask.storage.hub import locate
 from unmask.train import checkpoint
 from unmask.train.config import StageConfig, load_model_config, tiling
 from unmask.train.optim import freeze
+from unmask.train.parallelize import Parallel, materialise
 from unmask.train.parts import NAMES, piece_of
 from unmask.train.step import Objective, accumulate
-from unmask.train.task import StepResult
+from unmask.train.task import Saved, StepResult
 
 
 class UnifiedTask:
@@ -29,14 +31,15 @@ class UnifiedTask:
 
     Args:
         stage: what is asked of it.
-        device: where it runs.
+        ranks: by whom; with several, no one holds the whole model of `stage.init`.
 
     Raises:
         ConfigError, CheckpointError, StorageError: a file that the stage names is missing or does not fit.
     """
 
-    def __init__(self, stage: StageConfig, device: torch.device) -> None:
-        self.stage, self.device = stage, device
+    def __init__(self, stage: StageConfig, ranks: Ranks) -> None:
+        self.stage, self.device = stage, ranks.device
+        device = ranks.device
         config = load_model_config(stage.model)
         tokenizer_file = locate(config.tokenizer, "tokenizer.json")
         self.encoding = _encoding(stage, tokenizer_file, config)
@@ -46,9 +49,7 @@ class UnifiedTask:
             raise ConfigError(
                 f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
             )
-        self.model = UnifiedModel(config, stage.compute)
-        self.adapters = _start(self.model, stage)
-        freeze(self.model.to(device), stage.learning)
+        self.model, self.adapters, self.parallel = _start(config, stage, ranks)
         _check_parts(self.model, stage)
         self.objective = Objective(
             stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight
@@ -64,28 +65,29 @@ class UnifiedTask:
         with torch.random.fork_rng(enabled=dropout):
             if dropout:
                 torch.manual_seed(key_digest(self.stage.seed, step.state.step, "dropout") % 2**63)
-            losses = accumulate(self.model, self.image_tokenizer, step.batches, self.objective, self.device)
+            losses = accumulate(self.model, self.image_tokenizer, step.batches, self.objective, self.device, self.parallel)
         return StepResult(losses.total, {"loss_text": losses.text, "loss_image": losses.image})
 
     def updated(self) -> None:
         """Nothing but weights learns."""
 
-    def write(self, folder: Path) -> None:
+    def saved(self) -> Saved:
         """All weights, or what was learned beside those that are adapted."""
         image = self.stage.image
         picture = PictureConfig(size=image.size, compress=image.compress, conditions=image.condition_drop < 1)
         configs = {"stage": self.stage, "model": self.model.config, "picture": picture}
         if self.adapters is None:
-            checkpoint.save_tensors(self.model.state_dict(), folder / native.WEIGHTS)
-        else:
-            checkpoint.save_tensors(lora.learned(self.model), folder / lora.WEIGHTS)
-        for name, config in {**configs, **({"adapters": self.adapters} if self.adapters else {})}.items():
-            (folder / f"{name}.yaml").write_text(to_yaml(config))
+            return Saved(native.WEIGHTS, self.model.state_dict(), configs)
+        return Saved(lora.WEIGHTS, lora.learned(self.model), {**configs, "adapters": self.adapters})
+
+    def write(self, folder: Path) -> None:
+        """Write `saved`."""
+        checkpoint.write_saved(self.saved(), folder)
 
     def read(self, folder: Path) -> None:
         """The weights of a checkpoint of the same model."""
-        weights = native.WEIGHTS if self.adapters is None else lora.WEIGHTS
-        checkpoint.expect(folder, weights)
+        if (folder / lora.CONFIG).is_file() != (self.adapters is not None) or not (folder / native.SHARDED).is_dir():
+            checkpoint.expect(folder, native.WEIGHTS if self.adapters is None else lora.WEIGHTS)
         saved = native.read_config(folder, "model", ModelConfig)
         if saved != self.model.config:
             changes = "; ".join(diff(saved, self.model.config)[:3])
@@ -103,18 +105,28 @@ class UnifiedTask:
         native.load_adapters(folder, self.model)
 
 
-def _start(model: UnifiedModel, stage: StageConfig) -> lora.Adapters | None:
-    """Draw or load the weights a stage starts from, and give them adapters if it asks for some; what those adapt."""
+def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[UnifiedModel, lora.Adapters | None, Parallel]:
+    """Draw or load the weights a stage starts from, and give them adapters if it asks for some; what those adapt; how all is shared."""
+    base = None if stage.init is None else native.find(stage.init, check=ranks.is_first)
+    if ranks.are_many and base is not None and stage.lora is None and not (base / lora.CONFIG).is_file():
+        with torch.device("meta"):
+            model = UnifiedModel(config, stage.compute)
+        freeze(model, stage.learning)
+        parallel = Parallel(model, stage.parallel, ranks)
+        materialise(model, ranks.device)
+        native.load_weights(base, model)
+        return model, None, parallel
+    model = UnifiedModel(config, stage.compute)
     generator = torch.Generator().manual_seed(stage.seed)
     model.initialise(generator)
-    if stage.init is None:
-        return None
-    base = native.find(stage.init)
-    native.load_weights(base, model)
-    if stage.lora is None:
-        return None
-    lora.inject(model, stage.lora, generator)
-    return lora.Adapters.of(base, stage.lora)
+    adapters = None
+    if base is not None:
+        native.load_weights(base, model)
+        if stage.lora is not None:
+            lora.inject(model, stage.lora, generator)
+            adapters = lora.Adapters.of(base, stage.lora)
+    freeze(model.to(ranks.device), stage.learning)
+    return model, adapters, Parallel(model, stage.parallel, ranks)
 
 
 def _check_parts(model: UnifiedModel, stage: StageConfig) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unmask.config import build, read_yaml
+from unmask.distributed import shards
 from unmask.errors import CheckpointError
 from unmask.model import lora
 from unmask.model.config import ModelConfig
@@ -21,6 +21,9 @@ from unmask.storage import sealed
 
 T = TypeVar("T")
 WEIGHTS = "model.safetensors"
+SHARDED = "sharded"
+"""Folder of a checkpoint that several ranks wrote: `model/...` and `optimizer/...`, each rank's rows in a file of its own."""
+MODEL = "model/"
 CONVERSION = "conversion.json"
 
 
@@ -29,8 +32,12 @@ def finished(run: Path) -> list[Path]:
     return sorted(path for path in (run / "checkpoints").glob("step-*") if path.is_dir())
 
 
-def find(path: Path) -> Path:
+def find(path: Path, *, check: bool = True) -> Path:
     """The checkpoint that a user means, verified: a checkpoint's folder, or the newest of a run's folder.
+
+    Args:
+        path: the folder.
+        check: whether to verify it; one of several ranks is enough.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -40,7 +47,8 @@ def find(path: Path) -> Path:
         raise CheckpointError(
             "there is no checkpoint here", where=str(path), fix="give a run's folder or one of its checkpoints/step-*"
         )
-    sealed.verify(found[-1])
+    if check:
+        sealed.verify(found[-1])
     return found[-1]
 
 
@@ -69,6 +77,9 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     if (folder / lora.CONFIG).is_file():
         _load_adapted(folder, model)
         return
+    if (folder / SHARDED).is_dir():
+        _load_sharded(folder, model)
+        return
     whole = folder / WEIGHTS
     _fill(model, scan_file(whole) if whole.is_file() else scan(folder), whole if whole.is_file() else folder)
 
@@ -88,8 +99,24 @@ def load_adapters(folder: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: they are of other adapters or of another model.
     """
+    if (folder / SHARDED).is_dir():
+        stored = _sharded_shapes(folder)
+        own = dict(model.named_parameters())
+        lora.check(model, stored, folder)
+        shards.load(folder / SHARDED, {MODEL + name: own[name].detach() for name in stored})
+        return
     tensors = {each.name: value for each, value in read(scan_file(folder / lora.WEIGHTS).values())}
     lora.fill(model, tensors, folder)
+
+
+def _load_sharded(folder: Path, model: nn.Module) -> None:
+    state = model.state_dict()
+    _compare(state, _sharded_shapes(folder), folder)
+    shards.load(folder / SHARDED, {MODEL + name: value for name, value in state.items()})
+
+
+def _sharded_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {name.removeprefix(MODEL): shape for name, shape in shards.shapes(folder / SHARDED).items() if name.startswith(MODEL)}
 
 
 def fill(module: nn.Module, path: Path) -> None:
@@ -101,11 +128,16 @@ def fill(module: nn.Module, path: Path) -> None:
     _fill(module, scan_file(path), path)
 
 
-@torch.no_grad()
 def _fill(module: nn.Module, stored: Mapping[str, Stored], where: Path) -> None:
+    """Whole tensors, or of a sharded module this rank's rows and no others."""
     state = module.state_dict()
+    _compare(state, {name: each.shape for name, each in stored.items()}, where)
+    for each, value in read(stored.values(), rows=lambda each: shards.rows(state[each.name])):
+        shards.put_rows(state[each.name], value)
+
+
+def _compare(state: Mapping[str, Tensor], given: Mapping[str, tuple[int, ...]], where: Path) -> None:
     own = {name: tuple(value.shape) for name, value in state.items()}
-    given = {name: each.shape for name, each in stored.items()}
     differing = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
     if differing:
         name = differing[0]
@@ -114,8 +146,6 @@ def _fill(module: nn.Module, stored: Mapping[str, Stored], where: Path) -> None:
             where=str(where),
             fix="use the sizes that the weights were made with",
         )
-    for each, value in read(stored.values()):
-        state[each.name].copy_(value)
 
 
 def _part_of_a_model(folder: Path) -> CheckpointError | None:

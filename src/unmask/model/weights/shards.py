@@ -145,12 +145,17 @@ def scan_file(path: Path) -> dict[str, Stored]:
     return found
 
 
-def read(stored: Iterable[Stored], progress: Callable[[int, int], None] | None = None) -> Iterator[tuple[Stored, Tensor]]:
+def read(
+    stored: Iterable[Stored],
+    progress: Callable[[int, int], None] | None = None,
+    rows: Callable[[Stored], slice] | None = None,
+) -> Iterator[tuple[Stored, Tensor]]:
     """Tensors, file by file; one is in memory at a time.
 
     Args:
         stored: which; a tensor that is named twice is read once.
         progress: called with the files done and the files in all.
+        rows: which rows of a tensor are read, where it has any; all unless told.
 
     Raises:
         CheckpointError: a file has become unreadable.
@@ -163,7 +168,8 @@ def read(stored: Iterable[Stored], progress: Callable[[int, int], None] | None =
         try:
             with safe_open(file, "pt") as handle:
                 for each in group:
-                    yield each, handle.get_tensor(each.name)
+                    part = rows is not None and each.shape
+                    yield each, handle.get_slice(each.name)[rows(each)] if part and rows else handle.get_tensor(each.name)
         except SafetensorError as error:
             raise _broken(file, str(error)) from None
     if progress is not None:

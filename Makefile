@@ -1,8 +1,9 @@
 # `make demo` and `make test` set up what they need, once: a virtual environment in .venv with the versions of constraints.txt.
-# Another Python: make test PYTHON=python3.12      More arguments: make test ARGS="-k tables", make demo ARGS="--quick"
+# Another Python: make test PYTHON=python3.12      More arguments: make test ARGS="-k tables" JOBS=8, make demo ARGS="--quick"
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -23,8 +24,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the whole story on a CPU: draw scenes, train, draw held-out captions, report
 	$(BIN)/unmask demo $(ARGS)
 
-test: $(READY)  ## run all tests
-	$(BIN)/pytest $(ARGS)
+test: $(READY)  ## run all tests, in JOBS processes (2)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(READY)  ## lint, format, types, floors, the rules of the house, the commands in the documents
 	$(BIN)/ruff check

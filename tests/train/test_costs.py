@@ -85,7 +85,7 @@ def test_activations_are_those_that_autograd_keeps(tmp_path: Path, monkeypatch: 
     class Seen(Exception):
         pass
 
-    def watch(model: Any, tokenizer: Any, batches: Any, objective: Any, device: torch.device) -> None:
+    def watch(model: Any, tokenizer: Any, batches: Any, objective: Any, device: torch.device, *_: Any) -> None:
         own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         alive = []
 

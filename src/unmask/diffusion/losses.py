@@ -110,18 +110,14 @@ class _LinearLoss(torch.autograd.Function):
 
 
 def _with_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Their summed loss, and its gradient to the logits, which it takes the place of."""
-    column = targets[:, None]
-    at_target = logits.gather(1, column)[:, 0]
-    top = logits.amax(1, keepdim=True)
-    chances = logits.sub_(top).exp_()
-    total = chances.sum(1, keepdim=True)
-    losses = (total.log() + top)[:, 0] - at_target
-    chances.div_(total)
-    chances.scatter_add_(1, column, -torch.ones_like(total))
+    """Their summed loss, and its gradient to the logits."""
+    column, likely = targets[:, None], logits.log_softmax(1)
+    losses = -likely.gather(1, column)[:, 0]
+    to_logits = likely.exp_()
+    to_logits.scatter_add_(1, column, to_logits.new_full(column.shape, -1))
     if weights is None:
-        return losses.sum(), chances
-    return (losses * weights).sum(), chances.mul_(weights[:, None])
+        return losses.sum(), to_logits
+    return (losses * weights).sum(), to_logits.mul_(weights[:, None])
 
 
 def edit_weights(edited_M: np.ndarray, weight: float) -> np.ndarray:

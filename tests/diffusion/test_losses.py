@@ -60,6 +60,27 @@ def test_in_chunks(rows: int, weighted: bool) -> None:
     assert max(seen) <= rows and sum(seen) == (33 if rows >= 33 else 66)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [7, 50])
+def test_a_linear_head_keeps_no_logits(rows: int, weighted: bool) -> None:
+    """Loss and gradients as at once, logits of any size; what the backward pass keeps are gradients."""
+    torch.manual_seed(1)
+    head, states = torch.nn.Linear(12, 300, bias=False), (50 * torch.randn(33, 12)).requires_grad_()
+    targets, weights = torch.randint(0, 300, (33,)), torch.rand(33) if weighted else None
+    at_once, kept = cross_entropy(head(states), targets, weights), []
+    expected = torch.autograd.grad(3 * at_once.mean, [states, head.weight])
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        term = head_cross_entropy(head, states, targets, weights, rows=rows)
+    assert kept == [states.shape, head.weight.shape]
+    found = torch.autograd.grad(3 * term.mean, [states, head.weight])
+    assert abs(float(((term.total - at_once.total) / at_once.total).detach())) < 1e-6
+    for mine, other in zip(found, expected, strict=True):
+        assert float((mine - other).norm() / other.norm()) < 1e-5
+    head.weight.requires_grad_(False)
+    again = head_cross_entropy(head, states, targets, weights, rows=rows)
+    assert torch.equal(torch.autograd.grad(3 * again.mean, states)[0], found[0])
+
+
 def test_chunks_of_sixteen_bit_states_are_summed_in_fp32() -> None:
     head = torch.nn.Linear(12, 50, bias=False).bfloat16()
     states, targets = torch.randn(20, 12).bfloat16(), torch.randint(0, 50, (20,))

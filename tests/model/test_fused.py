@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from unmask.model.attention import rotary_table
-from unmask.model.fused import reorder, rms_norm, rotate
+from unmask.model.fused import gated_mlp, norm_linear, plain_weights, reorder, rms_norm, rotate, softmax_attention
 
 
 def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
@@ -64,3 +65,92 @@ def test_sixteen_bits_take_the_plain_formula() -> None:
     table = rotary_table(torch.arange(3), 8, 100.0)
     turned = rotate(x[:, None], table)
     assert turned.dtype == torch.bfloat16 and torch.equal(turned, rotate(x[:, None].float(), table).bfloat16())
+
+
+def plain_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
+
+
+def plain_mlp(h: Tensor, norm: Tensor, ff: Tensor, up: Tensor, out: Tensor) -> Tensor:
+    n = plain_norm(h, norm)
+    return h + (F.silu(n @ ff.T) * (n @ up.T)) @ out.T
+
+
+def doubles(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def kept(run: Callable[[], object]) -> int:
+    """Numbers that autograd keeps of what is no parameter."""
+    sizes: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        if not isinstance(x, nn.Parameter):
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        out = run()  # noqa: F841  (what it keeps lives as long as it does)
+    return sum(sizes.values())
+
+
+def test_gated_mlp() -> None:
+    shapes = ((7, 12), (12,), (20, 12), (20, 12), (12, 20))
+    compare(lambda h, n, *w: gated_mlp(h, n, 1e-3, w), plain_mlp, *map(torch.randn, shapes))
+    assert torch.autograd.gradcheck(lambda h, n, *w: gated_mlp(h, n, 1e-3, w), doubles(*shapes))
+
+
+def test_norm_linear() -> None:
+    shapes = ((5, 12), (12,), (8, 12), (6, 12))
+
+    def plain(x: Tensor, norm: Tensor, *weights: Tensor) -> Tensor:
+        return torch.cat([plain_norm(x, norm) @ weight.T for weight in weights], dim=-1)
+
+    compare(lambda x, n, *w: torch.cat(norm_linear(x, n, 1e-3, w), dim=-1), plain, *map(torch.randn, shapes))
+    assert torch.autograd.gradcheck(lambda x, n, *w: norm_linear(x, n, 1e-3, w), doubles(*shapes))
+
+
+def test_softmax_attention() -> None:
+    shapes = ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 4))
+    compare(softmax_attention, lambda q, k, v: (q @ k.mT).softmax(-1) @ v, *map(torch.randn, shapes))
+    assert torch.autograd.gradcheck(softmax_attention, doubles(*shapes))
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    h, norm, *weights = map(torch.randn, ((7, 12), (12,), (20, 12), (20, 12), (12, 20)))
+    grads = []
+    for function in (lambda *x: gated_mlp(*x[:2], 1e-3, x[2:]), plain_mlp):
+        inputs = [each.clone() for each in (h, norm, *weights)]
+        inputs[0].requires_grad_()
+        inputs[4].requires_grad_()
+        function(*inputs).sum().backward()
+        assert [each.grad is None for each in inputs] == [False, True, True, True, False]
+        grads.append([inputs[0].grad, inputs[4].grad])
+    for mine, other in zip(*grads, strict=True):
+        assert float((mine - other).norm() / other.norm()) < 1e-6
+
+
+def test_what_is_kept() -> None:
+    """Per row: of the mlp h, ff, up and r; of the norm and its layers x and r; of attention q, k and v. Nothing without gradients."""
+    h = torch.randn(7, 12, requires_grad=True)
+    norm, *weights = (nn.Parameter(torch.randn(shape)) for shape in ((12,), (20, 12), (20, 12), (12, 20)))
+    assert kept(lambda: gated_mlp(h, norm, 1e-3, tuple(weights))) == 7 * (12 + 20 + 20 + 1)
+    assert kept(lambda: norm_linear(h, norm, 1e-3, tuple(weights[:2]))) == 7 * (12 + 1)
+    q, k, v = (torch.randn(2, 9, 4, requires_grad=True) for _ in range(3))
+    assert kept(lambda: softmax_attention(q, k, v)) == 3 * 2 * 9 * 4
+    with torch.no_grad():
+        assert kept(lambda: gated_mlp(h, norm, 1e-3, tuple(weights))) == 0
+
+
+def test_only_plain_layers_are_used_by_their_weights() -> None:
+    x, layer = torch.randn(3, 4), nn.Linear(4, 5, bias=False)
+    assert plain_weights(x, layer) == (layer.weight,)
+    assert plain_weights(x, layer, nn.Linear(4, 5)) is None
+    assert plain_weights(x, nn.Sequential(layer)) is None
+    assert plain_weights(x.bfloat16(), layer) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain_weights(x, layer) is None
+    handle = layer.register_forward_hook(lambda *_: None)
+    assert plain_weights(x, layer) is None
+    handle.remove()
+    assert plain_weights(x, layer) is not None

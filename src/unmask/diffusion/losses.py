@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+CHUNK = 1024
+"""Targets of a linear head whose logits exist at one time; more would not make the products faster."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ def head_cross_entropy(
 ) -> LossTerm:
     """`cross_entropy(head(h_MD), ...)` with the logits of at most `rows` targets in memory.
 
-    More targets than that are taken chunk by chunk; the logits of a chunk are dropped and made again in the backward pass.
+    The gradient of a plain linear layer is taken chunk by chunk together with its loss, and no logits are kept. Of any other head, more
+    targets than `rows` are taken chunk by chunk; the logits of a chunk are dropped and made again in the backward pass.
 
     Args:
         head: states [M, D] -> logits [M, V]; row by row, without randomness.
@@ -49,6 +55,9 @@ def head_cross_entropy(
         targets_M, weights_M: as for `cross_entropy`.
         rows: of a chunk.
     """
+    if torch.is_grad_enabled() and _is_plain(head, h_MD):
+        total: Tensor = _LinearLoss.apply(h_MD, head.weight, targets_M, weights_M, min(rows, CHUNK))  # type: ignore[no-untyped-call]
+        return LossTerm(total, len(targets_M))
     if len(targets_M) <= rows:
         return cross_entropy(head(h_MD), targets_M, weights_M)
 
@@ -65,6 +74,50 @@ def _summed(logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor | None) -> T
     if weights_M is None:
         return F.cross_entropy(logits_MV.float(), targets_M, reduction="sum")
     return (F.cross_entropy(logits_MV.float(), targets_M, reduction="none") * weights_M).sum()
+
+
+def _is_plain(head: object, h: Tensor) -> TypeGuard[nn.Linear]:
+    """Whether a head's gradient may be written out; adapters and hooks have to see every call, and 16 bits need sums in fp32."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(h.device.type) or type(head) is not nn.Linear:
+        return False
+    hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
+    return not hooks and head.bias is None and h.dtype == head.weight.dtype == torch.float32
+
+
+class _LinearLoss(torch.autograd.Function):
+    """Summed cross-entropy of h W^T: the gradient of a row of logits is its softmax, less 1 at the target."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None, rows: int) -> Tensor:
+        to_h = torch.empty_like(h) if ctx.needs_input_grad[0] else None
+        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        sums = [h.new_zeros(())]
+        for start in range(0, len(h), rows):
+            part = slice(start, start + rows)
+            losses, to_logits = _with_gradient(h[part] @ weight.T, targets[part], None if weights is None else weights[part])
+            sums.append(losses)
+            if to_h is not None:
+                torch.mm(to_logits, weight, out=to_h[part])
+            if to_weight is not None:
+                torch.addmm(to_weight, to_logits.T, h[part], out=to_weight)
+        ctx.save_for_backward(to_h, to_weight)
+        return torch.stack(sums).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if each is None else each * grads[0] for each in ctx.saved_tensors), None, None, None
+
+
+def _with_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Their summed loss, and its gradient to the logits."""
+    column, likely = targets[:, None], logits.log_softmax(1)
+    losses = -likely.gather(1, column)[:, 0]
+    to_logits = likely.exp_()
+    to_logits.scatter_add_(1, column, to_logits.new_full(column.shape, -1))
+    if weights is None:
+        return losses.sum(), to_logits
+    return (losses * weights).sum(), to_logits.mul_(weights[:, None])
 
 
 def edit_weights(edited_M: np.ndarray, weight: float) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask.model.fused import Table, reorder
+from unmask.model.fused import Table, reorder, softmax_attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -169,7 +169,7 @@ def _samples(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, scope: Scope) -> Tenso
             continue
         q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in qkv)
         short = plain and keys <= SHORT
-        out = (q @ k.mT).softmax(-1) @ v if short else F.scaled_dot_product_attention(q, k, v, scale=1.0 if plain else None)
+        out = softmax_attention(q, k, v) if short else F.scaled_dot_product_attention(q, k, v, scale=1.0 if plain else None)
         outs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs) if outs else q_NHK
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unmask.model.attention import Engine, Scope, attend, pick_engine, rotary_table
 from unmask.model.config import ComputeConfig, ModelConfig
-from unmask.model.fused import Table, rms_norm, rotate
+from unmask.model.fused import Table, gated_mlp, norm_linear, plain_weights, rms_norm, rotate
 from unmask.model.packing import LayerPlan
 from unmask.model.packing import Packing as Packing  # part of what a transformer is called with
 
@@ -58,15 +58,26 @@ class Tower(nn.Module):
 
     def project(self, h: Tensor, kept: Tensor | None, head_width: int, rotary: Table) -> Attended:
         """Keys and values of all rows, queries of those that are kept."""
+        q, k, v = (x.unflatten(-1, (-1, head_width)) for x in (self._all(h) if kept is None else self._some(h, kept)))
+        return Attended(rotate(q, keep(rotary, kept)), rotate(k, rotary), v)
+
+    def _all(self, h: Tensor) -> tuple[Tensor, ...]:
+        layers, norm = (self.q_proj, self.k_proj, self.v_proj), self.attn_norm
+        weights = plain_weights(h, *layers)
+        if weights is not None:
+            return norm_linear(h, norm.weight, norm.eps, weights)
+        normed = norm(h)
+        return tuple(layer(normed) for layer in layers)
+
+    def _some(self, h: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         normed = self.attn_norm(h)
-        k = rotate(self.k_proj(normed).unflatten(-1, (-1, head_width)), rotary)
-        v = self.v_proj(normed).unflatten(-1, (-1, head_width))
-        asking = normed if kept is None else normed.index_select(0, kept)
-        q = self.q_proj(asking).unflatten(-1, (-1, head_width))
-        return Attended(rotate(q, keep(rotary, kept)), k, v)
+        return self.q_proj(normed.index_select(0, kept)), self.k_proj(normed), self.v_proj(normed)
 
     def mlp(self, h: Tensor) -> Tensor:
         """h + ff_out(silu(ff_proj n) * up_proj n), n = norm(h)."""
+        weights = plain_weights(h, self.ff_proj, self.up_proj, self.ff_out)
+        if weights is not None:
+            return gated_mlp(h, self.ff_norm.weight, self.ff_norm.eps, weights)
         normed = self.ff_norm(h)
         out: Tensor = h + self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
         return out

@@ -211,10 +211,14 @@ def encode_flops(vq: ImageTokenizerConfig, side: int) -> int:
 def kept_bytes(width: int, inner: int, mlp: int, heads: int, a: int, *, learns: bool) -> int:
     """What one token in one layer keeps for the backward pass.
 
-    always   8 width (what the two norms read, fp32) + 4 a I (q, k, v and attention's output) + 4 H (its log-sums) + 3 a M (the gate before and
-             after silu, and what it gates)
-    learns   + a (4 width + I + M): what the norms' weights, the projections, `attn_out` and `ff_out` multiply, which only their gradients need
+    16 bits  8 width (what the two norms read, fp32) + 4 a I (q, k, v and attention's output) + 4 H (its log-sums) + 3 a M (the gate before and
+             after silu, and what it gates); where it learns also a (4 width + I + M): what the norms' weights, the projections, `attn_out` and
+             `ff_out` multiply, which only their gradients need
+    fp32     8 width + 8 (what the two norms read, and their scales) + 12 I (q, k, v) + 8 M (the gate before silu, and what it gates); where it
+             learns also 4 I (what `attn_out` multiplies): the rest is computed again (`model/fused.py`)
     """
+    if a == 4:
+        return 8 * width + 8 + 12 * inner + 8 * mlp + (4 * inner if learns else 0)
     return 8 * width + 4 * a * inner + 4 * heads + 3 * a * mlp + (a * (4 * width + inner + mlp) if learns else 0)
 
 

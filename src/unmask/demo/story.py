@@ -94,8 +94,8 @@ def tell(folder: Path, plan: Plan, console: Console) -> dict[str, float]:
     console.rule("3. drawing captions that training never showed")
     model = load(folder / "run")
     asked = held_out[: plan.held_out]
-    drawings = model.generate([caption(scene) for scene in asked], DRAWING, score=6.5, filmstrip=8)
-    untrained = _untrained(model).generate([caption(scene) for scene in asked], DRAWING, score=6.5)
+    drawings = model.generate([caption(scene) for scene in asked], DRAWING, filmstrip=8)
+    untrained = _untrained(model).generate([caption(scene) for scene in asked], DRAWING)
     write_drawings(drawings, DRAWING, folder / "pictures")
     lap("drawing held-out captions")
     return _report(folder, plan, asked, (drawings, untrained), [*map(shlex.join, commands)], timings, console)

@@ -140,6 +140,6 @@ def load(path: str | Path, device: str | None = None) -> LoadedModel:
     return LoadedModel(
         model.to(target).eval(),
         load_image_tokenizer(config.image_tokenizer).to(target),
-        ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file)),
+        ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file), published_strings=picture.published_strings),
         picture,
     )

@@ -1,9 +1,11 @@
 """Pictures drawn after a plan of what stands where, and after looking at earlier attempts (model.md 3.4)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from unmask.data.conversation import Conversation, ImageSlot, Located, Part, Turn, Undrawn
-from unmask.data.preprocess.base import Columns, Example, Row, preprocess
+from unmask.data.preprocess.base import Columns, Example, Function, Row, preprocess
 from unmask.data.preprocess.cells import joined_texts_of, path_of, text_of, with_prefix
 from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
 from unmask.data.preprocess.text_to_image import SCORES, TRUNCATION, conditions_of, cut_caption
@@ -39,37 +41,64 @@ _EXAMPLE = Example(
 )
 
 
-@preprocess(
+def _caption_alone(caption: str, _rng: np.random.Generator, _no_plan: bool) -> tuple[str, tuple[Part, ...]]:
+    return caption, ()
+
+
+def _caption_of_regions(caption: str, rng: np.random.Generator, no_plan: bool) -> tuple[str, tuple[Part, ...]]:
+    """The caption, or that it is one of regions, and the wish for their descriptions; both choices are drawn in any case."""
+    detail = rng.random() < REGION_DETAIL_RATE and not no_plan
+    caption = _REGION_CAPTION if rng.random() < REGION_CAPTION_RATE else caption
+    return caption, (_REGION_DETAIL,) if detail else ()
+
+
+def _planning(
+    name: str, change: Callable[[str, np.random.Generator, bool], tuple[str, tuple[Part, ...]]], about: str
+) -> Function:
+    """A function with the published arguments that plans a picture, then draws it; `change` has the caption before the attempts are drawn."""
+
+    def planned(  # noqa: PLR0913  (the published arguments)
+        row: Row,
+        rng: np.random.Generator,
+        *,
+        plan_only: bool = False,
+        no_plan: bool = False,
+        add_feedback: bool = False,
+        caption_key: str = "caption",
+        random_truncate: bool = True,
+        s3_prefix: str = "",
+        s3_prefix_enc: str = "",
+    ) -> Conversation:
+        caption, rest = change(cut_caption(text_of(row, caption_key), rng, random_truncate), rng, no_plan)
+        if add_feedback:
+            rest += _feedback(row, rng, s3_prefix_enc)
+        return _planned(row, caption, rest, s3_prefix, plan_only=plan_only, no_plan=no_plan)
+
+    planned.__name__ = planned.__qualname__ = name
+    planned.__doc__ = about
+    return planned
+
+
+text_to_image_with_plan = preprocess(
     "text_to_image_with_plan",
     "preproces_text_to_image_generation_s3_loc",
     columns=_COLUMNS,
     random_choices=(TRUNCATION, _FEEDBACKS),
     excludes=(("plan_only", "no_plan"),),
     example=_EXAMPLE,
+)(
+    _planning(
+        "text_to_image_with_plan",
+        _caption_alone,
+        """Plan the layout of a picture, then draw it.
+
+        With `plan_only` nothing is drawn, with `no_plan` nothing is planned; `add_feedback` shows earlier attempts and what was wrong with
+        each: `negatives` (below `s3_prefix_enc`) and `negative_reasons`, lists or texts joined by `;`.
+        """,
+    )
 )
-def text_to_image_with_plan(  # noqa: PLR0913  (the published arguments)
-    row: Row,
-    rng: np.random.Generator,
-    *,
-    plan_only: bool = False,
-    no_plan: bool = False,
-    add_feedback: bool = False,
-    caption_key: str = "caption",
-    random_truncate: bool = True,
-    s3_prefix: str = "",
-    s3_prefix_enc: str = "",
-) -> Conversation:
-    """Plan the layout of a picture, then draw it.
 
-    With `plan_only` nothing is drawn, with `no_plan` nothing is planned; `add_feedback` shows earlier attempts and what was wrong with
-    each: `negatives` (below `s3_prefix_enc`) and `negative_reasons`, lists or texts joined by `;`.
-    """
-    caption = cut_caption(text_of(row, caption_key), rng, random_truncate)
-    feedback = _feedback(row, rng, s3_prefix_enc) if add_feedback else ()
-    return _planned(row, caption, feedback, s3_prefix, plan_only=plan_only, no_plan=no_plan)
-
-
-@preprocess(
+text_to_image_with_region_plan = preprocess(
     "text_to_image_with_region_plan",
     "preproces_text_to_image_generation_layout_sam",
     columns=_COLUMNS,
@@ -81,30 +110,17 @@ def text_to_image_with_plan(  # noqa: PLR0913  (the published arguments)
     ),
     excludes=(("plan_only", "no_plan"),),
     example=_EXAMPLE,
-)
-def text_to_image_with_region_plan(  # noqa: PLR0913  (the published arguments)
-    row: Row,
-    rng: np.random.Generator,
-    *,
-    plan_only: bool = False,
-    no_plan: bool = False,
-    add_feedback: bool = False,
-    caption_key: str = "caption",
-    random_truncate: bool = True,
-    s3_prefix: str = "",
-    s3_prefix_enc: str = "",
-) -> Conversation:
-    """Plan the regions of a picture, then draw it.
+)(
+    _planning(
+        "text_to_image_with_region_plan",
+        _caption_of_regions,
+        """Plan the regions of a picture, then draw it.
 
-    As `text_to_image_with_plan`; the two choices about regions are drawn in any case. Where the published text asks for the descriptions is
-    not known; here it does so behind the request for a plan, and not at all where nothing is planned.
-    """
-    caption = cut_caption(text_of(row, caption_key), rng, random_truncate)
-    detail = rng.random() < REGION_DETAIL_RATE and not no_plan
-    caption = _REGION_CAPTION if rng.random() < REGION_CAPTION_RATE else caption
-    feedback = _feedback(row, rng, s3_prefix_enc) if add_feedback else ()
-    rest: tuple[Part, ...] = ((_REGION_DETAIL,) if detail else ()) + feedback
-    return _planned(row, caption, rest, s3_prefix, plan_only=plan_only, no_plan=no_plan)
+        As `text_to_image_with_plan`; the two choices about regions are drawn in any case. Where the published text asks for the descriptions
+        is not known; here it does so behind the request for a plan, and not at all where nothing is planned.
+        """,
+    )
+)
 
 
 def _planned(row: Row, caption: str, rest: tuple[Part, ...], prefix: str, *, plan_only: bool, no_plan: bool) -> Conversation:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tests.helpers import chat
 from unmask.config import to_yaml
-from unmask.model.config import ImageTokenizerConfig, ModelConfig, VisionConfig
+from unmask.infer.pipelines import LoadedModel
+from unmask.model.config import ImageTokenizerConfig, ModelConfig, PictureConfig, VisionConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
 
@@ -50,10 +52,22 @@ def micro_model(seed: int = 0, vision: VisionConfig | None = None) -> UnifiedMod
     return model.eval()
 
 
+def micro_tokenizer() -> ImageTokenizer:
+    """A random image tokenizer."""
+    torch.manual_seed(5)
+    return ImageTokenizer(VQ).requires_grad_(False).eval()
+
+
+def micro_loaded(seed: int = 0, vision: VisionConfig | None = VISION, sharp: float = 6.0) -> LoadedModel:
+    """A random model, ready to use, that is surer of its words than random ones are."""
+    model = micro_model(seed, vision).requires_grad_(False)
+    model.text_head.weight.mul_(sharp)
+    return LoadedModel(model, micro_tokenizer(), chat(), PictureConfig(size=16, compress=True, conditions=True))
+
+
 def write_micro(folder: Path) -> Path:
     """`micro.yaml` with the weights of a random image tokenizer beside it; the model file's path."""
-    torch.manual_seed(5)
-    tokenizer = ImageTokenizer(VQ)
+    tokenizer = micro_tokenizer()
     vq = folder / "vq"
     vq.mkdir(parents=True)
     save_file(tokenizer.vq.state_dict(), vq / "diffusion_pytorch_model.safetensors")

@@ -19,6 +19,7 @@ from unmask.diffusion.schedules import commit_counts
 from unmask.diffusion.unmasking import CodeOrder, stratified_order
 from unmask.errors import ConfigError
 from unmask.infer.decoding import DrawingConfig, DrawingPrompt, draw_pictures
+from unmask.infer.drawing import prompt as prompt_of
 from unmask.infer.pipelines import LoadedModel, load
 from unmask.model.transformer import Packing
 from unmask.model.unified import ModelInputs, UnifiedModel, Wanted
@@ -196,7 +197,7 @@ def test_pipeline_batches_seeds_and_filmstrip(loaded: LoadedModel) -> None:
 
 def test_the_prompt_is_the_training_prompt(loaded: LoadedModel) -> None:
     """One builder: apart from the facts about the picture, training and drawing see the same tokens."""
-    made = loaded._prompt("a red circle", 0, score=6.5)
+    made = prompt_of(loaded, "a red circle", 0, score=6.5)
     text = loaded.chat.tokenizer.decode(made.ids_L[made.roles_L != Role.PICTURE].tolist(), skip_special_tokens=False)
     assert (
         "Generate an image with the caption: a red circle ORIGINAL WIDTH : 16; ORIGINAL HEIGHT : 16; TOP : 0; LEFT : 0; SCORE : 6.500<|eot_id|>"

@@ -19,8 +19,9 @@ from unmask.demo.report import DemoReport, contact_sheet, summarise, write_repor
 from unmask.demo.scenes import Scene, caption, split, write_rows
 from unmask.errors import TrainingError
 from unmask.infer.decoding import DrawingConfig
+from unmask.infer.drawing import Drawing
 from unmask.infer.output import write_drawings
-from unmask.infer.pipelines import Drawing, LoadedModel, load
+from unmask.infer.pipelines import LoadedModel, load
 from unmask.model.unified import UnifiedModel
 from unmask.train.config import config_file
 

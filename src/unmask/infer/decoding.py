@@ -34,13 +34,12 @@ from unmask.randomness import keyed_generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingConfig:
-    """How pictures are unmasked.
+class UnmaskingConfig:
+    """How the codes of a picture are unmasked.
 
     Attributes:
         steps: forward passes; at most the number of codes is used.
-        guidance: 1 is the plain model, more amplifies the prompt (the published `guidance_scale` plus one).
-        guidance_interval: first and last share of the steps between which it is applied.
+        guidance_interval: first and last share of the steps between which guidance is applied.
         temperature: of the draw of each code; 0 takes the likeliest.
         schedule, shift: how many codes are committed at each step.
         order: which codes come first.
@@ -51,7 +50,6 @@ class DrawingConfig:
     """
 
     steps: int = 64
-    guidance: float = 2.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     temperature: float = 0.3
     schedule: CommitSchedule = "shift"
@@ -81,6 +79,22 @@ class DrawingConfig:
     def is_order_fixed(self) -> bool:
         """Whether the order is known before the first step."""
         return self.order in {"stratified", "halton"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingConfig(UnmaskingConfig):
+    """How pictures are drawn from words.
+
+    Attributes:
+        guidance: 1 is the plain model, more amplifies the prompt (the published `guidance_scale` plus one).
+    """
+
+    guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance < 0:
+            raise ConfigError(f"guidance={self.guidance}: must be 0 or more", fix="1 is the plain model")
 
 
 @dataclass(frozen=True)
@@ -198,7 +212,7 @@ class Painter:
         config: how to unmask.
     """
 
-    def __init__(self, model: UnifiedModel, grid: tuple[int, int], compress: bool, config: DrawingConfig) -> None:
+    def __init__(self, model: UnifiedModel, grid: tuple[int, int], compress: bool, config: UnmaskingConfig) -> None:
         if config.order == "stratified" and not has_stratified_order(*grid):
             needed = "a square picture" if grid[0] != grid[1] else "a side that is a power of two"
             raise ConfigError(f"the stratified order needs {needed}, not {grid[1]}x{grid[0]} codes", fix="take order=halton")

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from unmask.errors import UnmaskError
 from unmask.infer.decoding import DrawingConfig
-from unmask.infer.pipelines import Drawing
+from unmask.infer.drawing import Drawing
 
 
 def write_drawings(drawings: Sequence[Drawing], config: DrawingConfig, folder: Path) -> list[Path]:

@@ -57,7 +57,9 @@ class Presets:
         default = self.presets.get(DEFAULT)
         silent = [task for task in TASKS if default is None or getattr(default, task) is None]
         if silent:
-            raise FieldError("presets", f"'{DEFAULT}' says nothing about {', '.join(silent)}", fix="it is what all others fall back on")
+            raise FieldError(
+                "presets", f"'{DEFAULT}' says nothing about {', '.join(silent)}", fix="it is what all others fall back on"
+            )
 
     @property
     def default(self) -> Preset:
@@ -110,7 +112,8 @@ class Presets:
             others = [other for other, each in self.presets.items() if getattr(each, task) is not None]
             said = [other for other in TASKS if getattr(preset, other) is not None]
             raise ConfigError(
-                f"preset '{name}' is for {' and '.join(said) or 'nothing'}, not for {task}", fix=f"take one of {', '.join(others)}"
+                f"preset '{name}' is for {' and '.join(said) or 'nothing'}, not for {task}",
+                fix=f"take one of {', '.join(others)}",
             )
         return preset
 
@@ -180,9 +183,7 @@ BUILTIN = Presets(
         ),
         "published-256": Preset(
             about="256_eval of the published system",
-            generate=DrawingConfig(
-                steps=20, guidance=5.0, temperature=1.0, shift=5.0, order="confidence", order_temperature=1.0
-            ),
+            generate=DrawingConfig(steps=20, guidance=5.0, temperature=1.0, shift=5.0, order="confidence", order_temperature=1.0),
             score=6.75,
         ),
         "published-1024": Preset(about="1024_eval of the published system", generate=_PUBLISHED, score=7.11),

@@ -82,8 +82,9 @@ class System:
 
     @cached_property
     def pictures(self) -> dict[str, np.ndarray]:
-        """The folder's pictures by file name, uint8 [H, W, 3]."""
-        return {path.name: np.load(path, allow_pickle=False) for path in sorted(self.folder.glob("*.npy"))}
+        """The folder's pictures by file name, uint8 [H, W, 3]; other arrays are none."""
+        arrays = {path.name: np.load(path, allow_pickle=False) for path in sorted(self.folder.glob("*.npy"))}
+        return {name: array for name, array in arrays.items() if array.dtype == np.uint8 and array.shape[2:] == (3,)}
 
 
 class Folder:

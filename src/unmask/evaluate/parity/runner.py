@@ -7,7 +7,7 @@ from unmask.errors import CheckpointError, UnmaskError
 from unmask.evaluate.parity.drawings import run_drawing
 from unmask.evaluate.parity.folder import Folder, System
 from unmask.evaluate.parity.forwards import reads_pictures, run_codes, run_reading, run_text
-from unmask.evaluate.parity.report import Cannot, Case, CaseReport
+from unmask.evaluate.parity.report import Ambiguous, Cannot, Case, CaseReport
 from unmask.evaluate.parity.texts import run_writing
 from unmask.evaluate.parity.training import run_training
 
@@ -38,16 +38,37 @@ def kind_of(case: Case) -> tuple[str, Runner]:
 
 
 def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseReport:
-    """Run one case; what cannot be run says why."""
+    """Run one case; what cannot be run says why. Where nothing tells which picture it reads, it is the one that fits best."""
     if not (folder.folder / f"{name}.safetensors").is_file():
         return CaseReport(name, "unknown", not_run=f"there is no {name}.safetensors")
     try:
-        case = folder.case(name, tolerance)
+        return _run(folder, folder.case(name, tolerance))
     except CheckpointError as error:
         return CaseReport(name, "unknown", not_run=str(error))
+    except Ambiguous as error:
+        reports = []
+        for picture in error.candidates:
+            case = folder.case(name, tolerance)
+            case.chosen_picture = picture
+            reports.append(_run(folder, case))
+            if reports[-1].holds:
+                reports[-1].left_out[picture] = f"the one picture of {len(error.candidates)} that fits; nothing else tells"
+                return reports[-1]
+        run = [report for report in reports if report.not_run is None]
+        return min(run or reports, key=lambda report: sum(not each.holds for each in report.comparisons))
+
+
+def _run(folder: Folder, case: Case) -> CaseReport:
+    """Run a case.
+
+    Raises:
+        Ambiguous: it may read any of several pictures.
+    """
     try:
         case.report.kind, run = kind_of(case)
         run(case, folder.system(case))
+    except Ambiguous:
+        raise
     except (Cannot, UnmaskError) as error:
         case.report.not_run = str(error)
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AssertionError) as error:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unmask.diffusion.schedules import commit_counts
-from unmask.evaluate.parity.drawing_settings import DrawingSettings
+from unmask.evaluate.parity.calls import DrawingSettings
 from unmask.evaluate.parity.folder import System
 from unmask.evaluate.parity.report import CONFIDENCE_FACTOR, Cannot, Case
 from unmask.evaluate.parity.rows import padded

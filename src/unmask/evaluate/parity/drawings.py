@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.data.images import pad_to_square
 from unmask.diffusion.schedules import commit_counts
-from unmask.evaluate.parity.drawing_settings import DrawingSettings, published_settings
+from unmask.evaluate.parity.calls import DrawingSettings, published_settings
 from unmask.evaluate.parity.drawing_steps import Follower, drawn_at, follow_refinement
 from unmask.evaluate.parity.folder import DRAWN, IMAGE, System
 from unmask.evaluate.parity.report import Cannot, Case

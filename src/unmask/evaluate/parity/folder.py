@@ -43,6 +43,7 @@ class Ids:
     drawn: int
     reference: int
     infill_marker: int
+    location_first: int
 
     @classmethod
     def from_mask(cls, mask: int) -> "Ids":
@@ -55,6 +56,7 @@ class Ids:
             PUBLISHED.image_target + moved,
             PUBLISHED.image_reference + moved,
             PUBLISHED.infill_marker + moved,
+            PUBLISHED.location_first + moved,
         )
 
 

@@ -13,6 +13,8 @@ from unmask.evaluate.parity.training import run_training
 
 TOLERANCE = 2e-6
 Runner = Callable[[Case, System], None]
+OF_DRAWINGS = {"n_steps", "confidence_policy", "sample_policy", "n_tokens", "edit_mode"}
+OF_WRITING = {"max_new_tokens", "block_length", "prefix_lm", "use_fast_dlm", "remasking", "draft_tokens"}
 
 
 def kind_of(case: Case) -> tuple[str, Runner]:
@@ -22,12 +24,14 @@ def kind_of(case: Case) -> tuple[str, Runner]:
         Cannot: nothing that this program knows.
     """
     settings = case.settings.get("kw") or {}
-    if "final_tokens" in case or "step0.xt_before" in case:
+    if {"final_tokens", "step0.xt_before", "step0.x0"} & case.tensors.keys() or settings.keys() & OF_DRAWINGS:
         return "drawing", run_drawing
+    if any("likelihood" in name for name in (*case.tensors, *case.settings, *settings)):
+        raise Cannot("it asks for a log-likelihood, at which the published code fails (model.md Q9)")
     if "batch.input_ids" in case:
         return "training", run_training
     if "input_ids" in case:
-        if "history" in case or "max_new_tokens" in settings or "block_length" in settings:
+        if settings.keys() & OF_WRITING or ("history" in case and not settings.keys() & {"steps", "mode"}):
             return "writing", run_writing
         return ("reading", run_reading) if reads_pictures(case) or "merged_ids" in case else ("text", run_text)
     if ("embeddings" in case or "inputs_embeds" in case) and ("logits" in case or "hidden_0" in case):

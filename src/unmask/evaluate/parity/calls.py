@@ -1,4 +1,4 @@
-"""A call of the published `text_to_image`, by its settings, in ours (model.md 6.2, 6.3, 6.6)."""
+"""Calls of the published `generate` and `text_to_image`, by their settings, in ours (model.md 6.1-6.3, 6.6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +6,25 @@ from typing import Any, get_args
 
 from unmask.diffusion.guidance import published_edit_weights
 from unmask.diffusion.schedules import CommitSchedule
+from unmask.diffusion.unmasking import Confidence
 from unmask.errors import ConfigError
 from unmask.evaluate.parity.report import Cannot
 from unmask.infer.decoding import UnmaskingConfig
+from unmask.infer.text import TextConfig
+
+REMASKING: Mapping[str, Confidence] = {
+    "low_confidence": "low_confidence", "margin": "margin", "entrophy": "entropy", "entropy": "entropy", "random": "random",
+}  # fmt: skip
+"""The published names of what makes a position come first, one of them misspelt."""
+TEXT_USED = {
+    "max_new_tokens", "block_length", "temperature", "remasking", "step_per_block", "step_ratio", "schedule", "schedule_kwargs", "prefix_lm",
+    "use_fast_dlm", "factor", "threshold", "draft_tokens",
+}  # fmt: skip
+TEXT_WITHOUT_EFFECT = {
+    "verbose", "steps", "do_sample", "num_beams", "use_cache", "modalities", "image_sizes", "seed", "mask_id", "debug", "tokenizer",
+    "return_history", "stopping_criteria",
+}  # fmt: skip
+"""Settings that change nothing of what is computed: `steps` is overwritten by the published code."""
 
 USED = {
     "guidance_scale", "guidance_scale_image", "edit_mode", "sample_policy", "confidence_policy", "temperature", "image_resolution", "n_tokens",
@@ -59,6 +75,52 @@ class DrawingSettings:
     def is_followed(self) -> bool:
         """Whether each step starts from the case's own codes."""
         return self.drawn_by_chance or self.ordered_by_chance or bool(self.untold_order) or self.order is not None
+
+
+def published_config(settings: Mapping[str, Any]) -> TextConfig:
+    """Our settings of a call of the published `generate`, with its defaults.
+
+    Raises:
+        Cannot: a setting that this program does not render, or a value that breaks a rule.
+    """
+    if settings.get("cfg_scale"):
+        raise Cannot(f"kw sets cfg_scale={settings['cfg_scale']}, at which the published code fails (model.md Q9)")
+    other = sorted(
+        key
+        for key in settings.keys() - TEXT_USED - TEXT_WITHOUT_EFFECT
+        if settings[key] is not None and settings[key] not in (0, "")
+    )
+    if other:
+        raise Cannot(f"kw sets {', '.join(f'{key}={settings[key]}' for key in other)}")
+    if settings.keys() & {"schedule_kwargs"} and (settings["schedule_kwargs"] or {}).keys() - {"shift"}:
+        raise Cannot(f"kw sets schedule_kwargs={settings['schedule_kwargs']}")
+    block, fast = int(settings.get("block_length", 128)), bool(settings.get("use_fast_dlm"))
+    remasking = settings.get("remasking", "low_confidence")
+    if remasking not in REMASKING:
+        raise Cannot(f"kw sets remasking={remasking}")
+    steps = block
+    if settings.get("step_per_block") is not None:
+        steps = min(int(settings["step_per_block"]), block)
+    elif settings.get("step_ratio") is not None:
+        steps = int(block * settings["step_ratio"])
+    factor = settings.get("factor", 1.0) if fast else None
+    try:
+        return TextConfig(
+            max_new_tokens=int(settings.get("max_new_tokens", 128)),
+            block_length=block,
+            steps_per_block=steps,
+            order=REMASKING[remasking],
+            schedule=commit_schedule(settings.get("schedule")),
+            shift=float((settings.get("schedule_kwargs") or {}).get("shift", 3.0)),
+            temperature=float(settings.get("temperature") or 0.0),
+            threshold=settings.get("threshold") if fast and factor is None else None,
+            factor=factor,
+            cache="dual" if fast else "prefix" if settings.get("prefix_lm") else "none",
+            stop=False,
+            may_say_mask=True,
+        )
+    except ConfigError as error:
+        raise Cannot(f"its settings: {error}") from None
 
 
 def published_settings(kw: Mapping[str, Any], is_edit: bool) -> DrawingSettings:

@@ -21,6 +21,16 @@ def confidence(logits: Tensor, words: Tensor, remasking: str) -> Tensor:
     return p[torch.arange(len(words)), words]
 
 
+def trusted(sure: Tensor, kw: dict[str, Any], with_last: bool) -> int:
+    """How many of the surest go together, by threshold or by factor."""
+    if kw.get("threshold") is not None:
+        return max(1, sum(float(c) >= kw["threshold"] for c in sure))
+    falling, count = sure.sort(descending=True).values.tolist(), 1
+    while count < len(falling) and falling[count] >= 1 - kw.get("factor", 1.0) / (count + 2):
+        count += 1
+    return count + (with_last and count == len(falling) - 1)
+
+
 @torch.no_grad()
 def write_text(
     plain: Plain, prompt: Tensor, kw: dict[str, Any], counts: list[int] | None, with_last: bool = False
@@ -59,18 +69,7 @@ def write_text(
             words = here.argmax(-1)
             sure = confidence(here, words, kw.get("remasking", "low_confidence"))
             order = sure.argsort(descending=True).tolist()
-            if counts is None:
-                count = 1
-                if kw.get("threshold") is not None:
-                    count = max(1, sum(float(c) >= kw["threshold"] for c in sure))
-                else:
-                    while count < len(order) and float(sure[order[count]]) >= 1 - kw.get("factor", 1.0) / (count + 2):
-                        count += 1
-                    count += with_last and count == len(order) - 1
-            else:
-                assert planned is not None
-                count = planned[step]
-            for place in order[:count]:
+            for place in order[: trusted(sure, kw, with_last) if planned is None else planned[step]]:
                 ids[masked[place]] = words[place]
             history.append(ids.clone())
             step += 1

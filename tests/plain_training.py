@@ -75,13 +75,9 @@ def write_training(  # noqa: PLR0913  (each is a setting of a case)
     text = torch.zeros(()) if ignores_text else F.cross_entropy(logits[targets], wanted[targets])
     total = text
     if draws:
-        gen_logits, shown = torch.cat(code_logits), codes.repeat(copies, 1)
-        each = F.cross_entropy(gen_logits[code_masks.flatten()], shown[code_masks], reduction="none")
-        if weighted:
-            scale = torch.stack([mask.sum() / w[mask].sum() for w, mask in zip(weights, code_masks, strict=True)])
-            each = each * (weights * scale[:, None])[code_masks]
-            made["batch.image_gen_weight"] = weights.view(2, 1, side, side)
-        image = each.mean()
+        gen_logits = torch.cat(code_logits)
+        image = _image_loss(gen_logits, codes.repeat(copies, 1), code_masks, weights if weighted else None)
+        made |= {"batch.image_gen_weight": weights.view(2, 1, side, side)} if weighted else {}
         total = text + image
         made |= {"gen.gen_latents": codes, "mask.gen_masked_indices": code_noise, "gen_logits": gen_logits, "gen_loss": image}
         made |= {"gen_x_mask": code_masks, "und_loss": text}
@@ -97,6 +93,15 @@ def write_training(  # noqa: PLR0913  (each is a setting of a case)
         value.requires_grad_(False)
         value.grad = None
     return {name: value.detach() for name, value in made.items()}
+
+
+def _image_loss(logits: Tensor, codes: Tensor, masks: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over masked codes, each by its weight if there are weights; those of a picture's masked codes have mean 1."""
+    each = F.cross_entropy(logits[masks.flatten()], codes[masks], reduction="none")
+    if weights is not None:
+        scale = torch.stack([mask.sum() / w[mask].sum() for w, mask in zip(weights, masks, strict=True)])
+        each = each * (weights * scale[:, None])[masks]
+    return each.mean()
 
 
 def _runs(is_gen: Tensor, count: int) -> list[Any]:

@@ -1,6 +1,5 @@
 """Cases of every kind: the published system's, and those of a plain rendering with other sizes and settings; what is wrong is found."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,134 +11,13 @@ from torch import Tensor
 
 from tests import plain_system
 from tests.golden_folder import FOLDER, needs_golden
-from tests.plain_drawing import write_drawing
-from tests.plain_system import MASK, Plain, write_folder, write_forward
-from tests.plain_text import even_counts, write_boxes, write_text, write_texts
-from tests.plain_training import write_training
-from unmask.diffusion.schedules import commit_counts
+from tests.plain_cases import BY_CHANCE, DRAWING, GRADIENTS, TRAINING, WRITING, made
+from tests.plain_system import MASK, Plain, write_folder
+from tests.plain_text import write_boxes
 from unmask.errors import CheckpointError
 from unmask.evaluate.parity.folder import Folder
 from unmask.evaluate.parity.report import CaseReport
-from unmask.evaluate.parity.runner import open_folder, run_case
-
-GRADIENTS = ["model.transformer.wte.weight", "model.transformer.blocks.0.q_proj_vision.weight", "model.gen_embedding.0.weight"]
-SUREST = {"confidence_policy": "mmada", "alg_temp": 0}
-CHANCE = {"sample_policy": "multinomial", "temperature": 0.7}
-OURS = {"pictures", "sources", "tells_rounds", "tells_filtered", "skips_idle"}
-"""What the plain rendering is told, and a case is not."""
-TEXT = {"temperature": 0, "max_new_tokens": 24, "block_length": 8}
-WRITING: dict[str, tuple[list[int] | None, dict[str, Any]]] = {
-    "full": ([1] * 8, {"prefix_lm": False}),
-    "prefix, two at a time": (even_counts(8, 4), {"prefix_lm": True, "step_ratio": 0.5}),
-    "margin": ([1] * 8, {"prefix_lm": True, "remasking": "margin"}),
-    "entropy, uneven": (even_counts(8, 3), {"prefix_lm": False, "remasking": "entrophy", "step_per_block": 3}),
-    "shift": (
-        commit_counts(8, 4, "shift", 3.0),
-        {"prefix_lm": True, "step_per_block": 4, "schedule": "shift", "schedule_kwargs": {"shift": 3}},
-    ),
-    "no such schedule": (commit_counts(8, 3, "linear"), {"prefix_lm": True, "step_per_block": 3, "schedule": "slow"}),
-    "a draft": ([1] * 8, {"prefix_lm": True, "draft_tokens": [9, MASK, 11, 12, 13, 14, 15, 16, 17, 18, 19, MASK, MASK]}),
-    "a draft, seen": (even_counts(8, 4), {"prefix_lm": False, "step_per_block": 4, "draft_tokens": [MASK, 11, 12, 13, 14, 15]}),
-    "idle": ([1] * 8 + [0] * 4, {"prefix_lm": True, "step_ratio": 1.5}),
-    "idle, left out": ([1] * 8 + [0] * 4, {"prefix_lm": True, "step_ratio": 1.5, "skips_idle": True}),
-    "dual": (None, {"use_fast_dlm": True}),
-    "dual, trusting": (None, {"use_fast_dlm": True, "factor": 8.0}),
-    "dual, threshold": (None, {"use_fast_dlm": True, "factor": None, "threshold": 0.05}),
-    "dual, fixed": (even_counts(8, 4), {"use_fast_dlm": True, "factor": None, "step_ratio": 0.5}),
-}
-DRAWING: dict[str, tuple[int, int, bool, dict[str, Any]]] = {
-    "stratified": (6, 8, True, {"guidance_scale": 3, "confidence_policy": "stratified"}),
-    "uncompressed drawing": (5, 4, False, {"guidance_scale": 2, "confidence_policy": "stratified"}),
-    "surest first": (7, 8, True, {"guidance_scale": 3, "confidence_policy": "mmada", "alg_temp": 0}),
-    "guided for a while": (8, 4, True, {"guidance_scale": 3, "confidence_policy": "stratified", "cfg_interval": [0.25, 0.5]}),
-    "unguided": (4, 4, True, {"guidance_scale": 0, "confidence_policy": "stratified"}),
-    "never guided": (4, 4, True, {"guidance_scale": 2, "confidence_policy": "stratified", "cfg_interval": [0.9, 0.1]}),
-    "top_k": (5, 4, True, {"guidance_scale": 2, **SUREST, "top_k": 3}),
-    "top_p": (5, 4, True, {"guidance_scale": 2, **SUREST, "top_p": 0.7}),
-    "both": (5, 4, True, {"guidance_scale": 2, **SUREST, "top_k": 9, "top_p": 0.8, "tells_filtered": True}),
-    "a given order": (4, 4, True, {"guidance_scale": 2, **SUREST, "unmask_order": [*range(15, -1, -1)]}),
-    "a plan": (4, 4, True, {"guidance_scale": 2, "confidence_policy": "stratified", "plan": "a cat <LOC_1>"}),
-    "two pictures": (4, 4, True, {"guidance_scale": 2, "confidence_policy": "stratified", "pictures": 2}),
-    "two pictures, surest first": (5, 4, False, {"guidance_scale": 2, **SUREST, "pictures": 2}),
-    "two edits": (
-        4,
-        4,
-        True,
-        {"guidance_scale": 2, "guidance_scale_image": 1, "edit_mode": 0, "confidence_policy": "stratified", "pictures": 2},
-    ),
-    "two sources": (
-        4,
-        4,
-        False,
-        {"guidance_scale": 1, "guidance_scale_image": 1, "edit_mode": 1, "confidence_policy": "stratified", "sources": 2},
-    ),
-    "an edit, surest first": (4, 4, True, {"guidance_scale": 2, "guidance_scale_image": 1, "edit_mode": 3, **SUREST}),
-    "refined": (4, 8, True, {"guidance_scale": 2, **SUREST, "n_refinement": 2, "remask_ratio": 0.1, "tells_rounds": True}),
-    "drawn by chance": (4, 4, True, {"guidance_scale": 2, "confidence_policy": "stratified", **CHANCE}),
-    "all by chance": (5, 4, True, {"guidance_scale": 2, "confidence_policy": "mmada", "alg_temp": 1, **CHANCE}),
-    "all by chance, refined": (
-        4,
-        8,
-        True,
-        {"guidance_scale": 2, **SUREST, **CHANCE, "n_refinement": 1, "remask_ratio": 0.1, "tells_rounds": True},
-    ),
-    **{
-        f"edit {mode}": (
-            5,
-            4,
-            True,
-            {"guidance_scale": 1.5, "guidance_scale_image": 1.2, "edit_mode": mode, "confidence_policy": "stratified"},
-        )
-        for mode in range(4)
-    },
-}
-
-
-TRAINING: dict[str, tuple[dict[str, bool], dict[str, Any]]] = {
-    "once": ({}, {}),
-    "uncompressed": ({"skip_down": True}, {"compress": False}),
-    "with references": ({}, {"sources": 1}),
-    "with two references each": ({}, {"sources": 2, "compress": False}),
-    "regions": ({"ENFORCE_NUM_ITEMIN_BATCH": True}, {"sources": 1, "weighted": True}),
-    "image loss only": ({"ignore_text": True, "skip_down": True}, {"ignores_text": True, "compress": False}),
-    "text alone": ({}, {"draws": False}),
-    "cut": ({}, {"longest": 12, "draws": False}),
-}
-
-
-def told(kw: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in kw.items() if key not in OURS}
-
-
-def made(plain: Plain) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
-    prompt = torch.randint(0, 140, (11,), generator=torch.Generator().manual_seed(1))
-    cases = {}
-    for name, (counts, settings) in WRITING.items():
-        kw = {**TEXT, **settings}
-        cases[name] = ({"kw": told(kw)}, write_text(plain, prompt.clone(), kw, counts))
-    kw = {**TEXT, "prefix_lm": True, "step_ratio": 0.5}
-    several = [prompt, prompt.flip(0), (prompt + 3) % 140]
-    cases["three rows"] = ({"kw": kw}, write_texts(plain, several, kw, even_counts(8, 4)))
-    cases["one of three rows"] = (
-        {"kw": kw},
-        {**write_texts(plain, several[:1], kw, even_counts(8, 4)), "input_ids": torch.stack(several)},
-    )
-    for name, (steps, side, compress, settings) in DRAWING.items():
-        kw = {"sample_policy": "argmax", "temperature": 0, "n_steps": steps, "schedule": "shift", "shift": 5, **settings}
-        counts = commit_counts(side * side, steps, "shift", 5.0)
-        numbers = write_drawing(plain, kw, counts, side, compress, kw.get("pictures", 1), kw.get("sources", 1))
-        cases[name] = ({"kw": told(kw), "num_transfer": counts}, numbers)
-    cases["words"] = ({}, write_forward(plain))
-    kw = {**TEXT, "use_fast_dlm": True}
-    cases["dual, with the last"] = ({"kw": kw}, write_text(plain, prompt.clone(), kw, None, with_last=True))
-    cases["complementary"] = ({"flags": {}}, write_training(plain, GRADIENTS))
-    for name, (flags, settings) in TRAINING.items():
-        cut = {"config_over": {"tokenizer_model_max_length": settings["longest"]}} if "longest" in settings else {}
-        cases[name] = (
-            {"flags": {"skip_comp": True, **flags}, **cut},
-            write_training(plain, GRADIENTS, complement=False, **settings),
-        )
-    return cases
+from unmask.evaluate.parity.runner import TOLERANCE, open_folder, run_case, run_loaded
 
 
 @pytest.fixture(scope="module")
@@ -153,20 +31,12 @@ def cases(folder: Path) -> Folder:
     return open_folder(folder)
 
 
-def changed(folder: Path, tmp_path: Path, name: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> CaseReport:
-    """The report of a case with other settings or tensors."""
-    copy = tmp_path / "changed"
-    copy.mkdir()
-    for path in folder.iterdir():
-        if path.name in {"cases.json", f"{name}.safetensors"}:
-            continue
-        (copy / path.name).symlink_to(path)
-    case = json.loads((folder / "cases.json").read_text())[name]
-    case = {**case, **settings, "kw": {**case.get("kw", {}), **settings.get("kw", {})}}
-    (copy / "cases.json").write_text(json.dumps({name: case}))
-    kept = {**load_file(folder / f"{name}.safetensors"), **tensors}
-    save_file({key: value.contiguous() for key, value in kept.items() if value.numel()}, copy / f"{name}.safetensors")
-    return run_case(open_folder(copy), name)
+def changed(cases: Folder, name: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> CaseReport:
+    """The report of a case with other settings or tensors; an empty tensor is left out."""
+    case = cases.case(name, TOLERANCE)
+    case.settings = {**case.settings, **settings, "kw": {**case.settings.get("kw", {}), **settings.get("kw", {})}}
+    case.tensors = {key: value for key, value in {**case.tensors, **tensors}.items() if value.numel()}
+    return run_loaded(cases, case)
 
 
 @needs_golden
@@ -181,9 +51,6 @@ def test_the_published_numbers() -> None:
         assert all("draw" in reason or "no picture" in reason for reason in reasons), reasons
     assert kinds == {"a": {"text"}, "b": {"reading", "training"}, "c": {"training"}, "d": {"writing", "drawing"}, "e": {"codes"}}
     assert sum(len(report.comparisons) for report in reports.values()) > 200
-
-
-BY_CHANCE = ("drawn by chance", "all by chance", "all by chance, refined")
 
 
 @pytest.mark.parametrize(
@@ -230,16 +97,15 @@ def test_boxes_in_one_step_and_in_several(tmp_path: Path, steps: int) -> None:
     assert [each.tensor for each in run_case(opened, "other").comparisons if not each.holds] == ["history"]
 
 
-def test_refinement_that_only_its_result_tells(folder: Path, tmp_path: Path) -> None:
+def test_refinement_that_only_its_result_tells(cases: Folder) -> None:
     """Codes that differ from the last step's are drawn anew and compared; too many, or others than the likeliest, are not explained."""
-    held = load_file(folder / "refined.safetensors")
+    held = cases.case("refined", TOLERANCE).tensors
     rounds = {name: torch.zeros(0) for name in held if name.startswith(("step4", "step5"))}
-    report = changed(folder, tmp_path, "refined", {}, rounds)
+    report = changed(cases, "refined", {}, rounds)
     assert report.holds
-    (tmp_path / "changed").rename(tmp_path / "first")
     other = held["final_tokens"].clone()
     other[..., :20] = (other[..., :20] + 1) % 48
-    report = changed(folder, tmp_path, "refined", {}, {**rounds, "final_tokens": other})
+    report = changed(cases, "refined", {}, {**rounds, "final_tokens": other})
     assert [each.tensor for each in report.comparisons if not each.holds] == ["final_tokens", "image_uint8"]
 
 
@@ -296,11 +162,9 @@ def test_the_cases_differ_as_their_settings_do(folder: Path) -> None:
         ("three rows", {"temperature": 0.7}, {"tokens"}),
     ],
 )
-def test_what_chance_decides_is_followed(
-    folder: Path, tmp_path: Path, name: str, settings: dict[str, Any], left_out: set[str]
-) -> None:
+def test_what_chance_decides_is_followed(cases: Folder, name: str, settings: dict[str, Any], left_out: set[str]) -> None:
     """The numbers stay those of the plain rendering; the settings say that chance made them."""
-    report = changed(folder, tmp_path, name, {"kw": settings}, {})
+    report = changed(cases, name, {"kw": settings}, {})
     assert report.holds, report
     assert set(report.left_out) == left_out and all("chance" in reason for reason in report.left_out.values())
 
@@ -348,13 +212,11 @@ def test_what_chance_decides_is_followed(
         ("complementary", f"grad.{GRADIENTS[2]}", (3, 2), 1e-3),
     ],
 )
-def test_a_changed_number_is_found(
-    folder: Path, tmp_path: Path, name: str, tensor: str, place: tuple[int, ...], value: float
-) -> None:
-    theirs = load_file(folder / f"{name}.safetensors")[tensor]
+def test_a_changed_number_is_found(cases: Folder, name: str, tensor: str, place: tuple[int, ...], value: float) -> None:
+    theirs = cases.case(name, TOLERANCE).tensors[tensor]
     other = theirs.clone()
     other[place] = ~other[place] if other.dtype == torch.bool else other[place] + value
-    report = changed(folder, tmp_path, name, {}, {tensor: other})
+    report = changed(cases, name, {}, {tensor: other})
     is_input = tensor in {"gen.gen_latents_enc", "batch.image_gen_weight"}
     wrong = {each.tensor for each in report.comparisons if not each.holds}
     assert wrong if is_input else tensor in wrong
@@ -378,8 +240,8 @@ def test_a_changed_weight_is_found(folder: Path, tmp_path: Path, weight: str) ->
     assert not any(run_case(cases, name).holds for name in names)
 
 
-def test_a_case_of_the_wrong_layer_count_is_found(folder: Path, tmp_path: Path) -> None:
-    report = changed(folder, tmp_path, "stratified", {"config_over": {"dual_tower_layers": 2}}, {})
+def test_a_case_of_the_wrong_layer_count_is_found(cases: Folder) -> None:
+    report = changed(cases, "stratified", {"config_over": {"dual_tower_layers": 2}}, {})
     assert report.not_run is None and not report.holds
     assert not next(each for each in report.comparisons if each.tensor == "step0.logits_after_cfg").holds
 
@@ -412,8 +274,8 @@ def test_a_case_of_the_wrong_layer_count_is_found(folder: Path, tmp_path: Path) 
         ("once", {"config_over": {"gen_mlp_type": "dit"}}, "config_over changes gen_mlp_type"),
     ],
 )
-def test_what_cannot_be_run_says_why(folder: Path, tmp_path: Path, name: str, settings: dict[str, Any], says: str) -> None:
-    report = changed(folder, tmp_path, name, settings, {})
+def test_what_cannot_be_run_says_why(cases: Folder, name: str, settings: dict[str, Any], says: str) -> None:
+    report = changed(cases, name, settings, {})
     assert not report.holds and says in str(report.not_run)
 
 
@@ -425,31 +287,30 @@ def test_what_cannot_be_run_says_why(folder: Path, tmp_path: Path, name: str, se
         ({"unmask_order": "order.json"}, "kw sets unmask_order=order.json, whose file is not here; its steps were followed"),
     ],
 )
-def test_an_order_that_the_notes_do_not_tell_is_followed(
-    folder: Path, tmp_path: Path, settings: dict[str, Any], says: str
-) -> None:
-    report = changed(folder, tmp_path, "surest first", {"kw": settings}, {})
+def test_an_order_that_the_notes_do_not_tell_is_followed(cases: Folder, settings: dict[str, Any], says: str) -> None:
+    report = changed(cases, "surest first", {"kw": settings}, {})
     assert report.holds and set(report.left_out.values()) == {says} and len(report.left_out) == 7
 
 
-def test_settings_that_the_tensors_tell_are_no_obstacle(folder: Path, tmp_path: Path) -> None:
+def test_settings_that_the_tensors_tell_are_no_obstacle(cases: Folder) -> None:
     settings = {"flags": {"SELECT_ALL_INDEX": True, "skip_comp": True}, "config_over": {"downsample": True, "policy": "mode"}}
-    assert changed(folder, tmp_path, "regions", settings, {}).holds
+    assert changed(cases, "regions", settings, {}).holds
 
 
-def test_tensors_that_are_not_compared_are_named(folder: Path, tmp_path: Path) -> None:
-    report = changed(folder, tmp_path, "full", {}, {"something": torch.ones(2)})
+def test_tensors_that_are_not_compared_are_named(cases: Folder) -> None:
+    report = changed(cases, "full", {}, {"something": torch.ones(2)})
     assert report.holds
     assert report.left_out == {"something": "nothing of that name is computed for a case of this kind (writing)"}
 
 
-def test_cases_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
-    report = changed(folder, tmp_path, "full", {}, {"input_ids": torch.full((1, 4), 70000)})
+def test_cases_that_do_not_fit(folder: Path, cases: Folder, tmp_path: Path) -> None:
+    report = changed(cases, "full", {}, {"input_ids": torch.full((1, 4), 70000)})
     assert "its tensors do not fit each other or the model (IndexError" in str(report.not_run)
-    broken = tmp_path / "changed" / "full.safetensors"
-    broken.write_bytes(b"not this")
-    assert "full.safetensors: is no whole safetensors file" in str(run_case(open_folder(broken.parent), "full").not_run)
-    cases = open_folder(folder)
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "full.safetensors").unlink()
+    (tmp_path / "full.safetensors").write_bytes(b"not this")
+    assert "full.safetensors: is no whole safetensors file" in str(run_case(open_folder(tmp_path), "full").not_run)
     assert run_case(cases, "nowhere").not_run == "there is no nowhere.safetensors"
 
 

@@ -46,7 +46,7 @@ def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseRep
     if not (folder.folder / f"{name}.safetensors").is_file():
         return CaseReport(name, "unknown", not_run=f"there is no {name}.safetensors")
     try:
-        return _run(folder, folder.case(name, tolerance))
+        return run_loaded(folder, folder.case(name, tolerance))
     except CheckpointError as error:
         return CaseReport(name, "unknown", not_run=str(error))
     except Ambiguous as error:
@@ -54,7 +54,7 @@ def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseRep
         for picture in error.candidates:
             case = folder.case(name, tolerance)
             case.chosen_picture = picture
-            reports.append(_run(folder, case))
+            reports.append(run_loaded(folder, case))
             if reports[-1].holds:
                 reports[-1].left_out[picture] = f"the one picture of {len(error.candidates)} that fits; nothing else tells"
                 return reports[-1]
@@ -62,8 +62,8 @@ def run_case(folder: Folder, name: str, tolerance: float = TOLERANCE) -> CaseRep
         return min(run or reports, key=lambda report: sum(not each.holds for each in report.comparisons))
 
 
-def _run(folder: Folder, case: Case) -> CaseReport:
-    """Run a case.
+def run_loaded(folder: Folder, case: Case) -> CaseReport:
+    """Run a case that is in memory.
 
     Raises:
         Ambiguous: it may read any of several pictures.

@@ -5,9 +5,11 @@ Shapes: L positions, D text width, R references of P x Q codes.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.data.tokenize import Role
 from unmask.diffusion.guidance import check_edit_mode
 from unmask.infer.decoding import Condition
 
@@ -27,6 +29,14 @@ class Places:
     features_L: Tensor
     reference_L: Tensor
     drawn_L: Tensor
+
+    @classmethod
+    def of_roles(cls, roles_L: np.ndarray) -> "Places":
+        """Those of a sample, from the `Role` of each position."""
+        words, features, reference, drawn = (
+            torch.from_numpy(roles_L == role) for role in (Role.PROMPT, Role.FEATURE, Role.REFERENCE, Role.PICTURE)
+        )
+        return cls(words, features, reference, drawn)
 
     @property
     def none_L(self) -> Tensor:

@@ -235,7 +235,7 @@ class Painter:
         config = self.config
         codes_BC = torch.stack([self._start(prompt) for prompt in prompts])
         noise = [keyed_generator(config.seed, prompt.number, "codes") for prompt in prompts]
-        counts = commit_counts(int((codes_BC[0] == self.book.mask).sum()), config.steps, config.schedule, config.shift)
+        counts = commit_counts(self.count_free(prompts[0]), config.steps, config.schedule, config.shift)
         factors = temperature_factors(len(counts), config.order_schedule, config.order_minimum)
         orders_BC = torch.stack([self._order(prompt) for prompt in prompts]) if config.is_order_fixed else None
         sides = {len(weights): self._side([each.conditions[side] for side in range(len(weights)) for each in prompts])}
@@ -262,6 +262,10 @@ class Painter:
             if watch is not None:
                 watch(step, codes_BC, codes_BC != self.book.mask)
         return codes_BC.view(-1, *self.grid)
+
+    def count_free(self, prompt: Guided) -> int:
+        """How many codes of a prompt are to be drawn."""
+        return self.num_codes if prompt.start_PQ is None else int((prompt.start_PQ == self.book.mask).sum())
 
     def _start(self, prompt: Guided) -> Tensor:
         """Codes [C] before the first step."""

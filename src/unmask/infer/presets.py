@@ -16,8 +16,8 @@ from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
 from unmask.infer.text import TextConfig
 from unmask.model.config import PictureConfig
+from unmask.model.weights.native import DECODE
 
-FILE = "decode.yaml"
 DEFAULT = "default"
 T = TypeVar("T")
 Task = Literal["generate", "edit", "text"]
@@ -130,7 +130,7 @@ def read(folder: Path) -> Presets:
     Raises:
         ConfigError: its file breaks a rule.
     """
-    path = folder / FILE
+    path = folder / DECODE
     return read_file(path).over(BUILTIN) if path.is_file() else BUILTIN
 
 
@@ -164,7 +164,7 @@ def of_published(picture: PictureConfig | None) -> Presets:
 
 def as_file(presets: Presets) -> Mapping[str, str]:
     """File name -> text."""
-    return {FILE: to_yaml(presets)}
+    return {DECODE: to_yaml(presets)}
 
 
 _PUBLISHED = DrawingConfig(steps=64, guidance=5.0, temperature=0.8, shift=5.0, order="stratified", order_seed=42)

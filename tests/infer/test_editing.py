@@ -39,7 +39,9 @@ def model() -> LoadedModel:
 
 
 @torch.no_grad()
-def plain_edit(model: LoadedModel, sources: list[Image.Image], words: str, config: EditConfig, lacking: list[set[Role]]) -> np.ndarray:
+def plain_edit(
+    model: LoadedModel, sources: list[Image.Image], words: str, config: EditConfig, lacking: list[set[Role]]
+) -> np.ndarray:
     """Codes of the likeliest edit: each condition in a pass of its own over everything, weighed by the formula."""
     pictures = {f"source {number}": from_memory(each) for number, each in enumerate(sources, 1)}
     prompt = PromptBuilder(model).build(edit_turns(list(pictures), words, ""), pictures)
@@ -148,7 +150,9 @@ def test_what_cannot_be_edited(model: LoadedModel, tmp_path: Path) -> None:
         model.edit([noise(1)], ["a", "b"])
     with pytest.raises(ConfigError, match="there are 2 masks for 1 instructions; give one for each, or None"):
         model.edit([noise(1)], ["a"], mask=[None, None])
-    with pytest.raises(ConfigError, match="the mask of edit 1 has 8x16 pixels, and its picture 16x16; give a mask of the picture's size"):
+    with pytest.raises(
+        ConfigError, match="the mask of edit 1 has 8x16 pixels, and its picture 16x16; give a mask of the picture's size"
+    ):
         model.edit(noise(1), "a", mask=halves(8, 16))
     with pytest.raises(ConfigError, match="the mask of edit 1 is black: nothing may change; paint white what may change"):
         model.edit(noise(1), "a", mask=halves(white=(0, 0)))

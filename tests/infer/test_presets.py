@@ -75,9 +75,13 @@ def test_a_run_saves_what_its_stage_says_and_load_reads_it(tmp_path: Path) -> No
 def test_a_preset_may_be_silent_but_not_asked_in_vain() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'publishd-256'; did you mean 'published-256'"):
         BUILTIN.drawing("publishd-256")
-    with pytest.raises(ConfigError, match="preset 'published-edit' is for edit, not for generate; take one of default, published-256, "):
+    with pytest.raises(
+        ConfigError, match="preset 'published-edit' is for edit, not for generate; take one of default, published-256, "
+    ):
         BUILTIN.drawing("published-edit")
-    with pytest.raises(ConfigError, match="preset 'published-256' is for generate, not for edit; take one of default, published-edit"):
+    with pytest.raises(
+        ConfigError, match="preset 'published-256' is for generate, not for edit; take one of default, published-edit"
+    ):
         BUILTIN.editing("published-256")
     with pytest.raises(ConfigError, match="preset 'published-256' is for generate, not for text; take one of default"):
         BUILTIN.text("published-256")

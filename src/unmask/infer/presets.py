@@ -4,10 +4,11 @@ A preset says how some tasks are done; a task that it is silent about is done as
 `BUILTIN`, whose published presets are those of the published system (model.md 6.5), with scales named by what they amplify.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from unmask.config import FieldError, apply_overrides, build, parse_text, read_yaml, to_yaml
 from unmask.diffusion.guidance import published_edit_scales
@@ -57,7 +58,9 @@ class Presets:
         default = self.presets.get(DEFAULT)
         silent = [task for task in TASKS if default is None or getattr(default, task) is None]
         if silent:
-            raise FieldError("presets", f"'{DEFAULT}' says nothing about {', '.join(silent)}", fix="it is what all others fall back on")
+            raise FieldError(
+                "presets", f"'{DEFAULT}' says nothing about {', '.join(silent)}", fix="it is what all others fall back on"
+            )
 
     @property
     def default(self) -> Preset:
@@ -110,7 +113,8 @@ class Presets:
             others = [other for other, each in self.presets.items() if getattr(each, task) is not None]
             said = [other for other in TASKS if getattr(preset, other) is not None]
             raise ConfigError(
-                f"preset '{name}' is for {' and '.join(said) or 'nothing'}, not for {task}", fix=f"take one of {', '.join(others)}"
+                f"preset '{name}' is for {' and '.join(said) or 'nothing'}, not for {task}",
+                fix=f"take one of {', '.join(others)}",
             )
         return preset
 
@@ -122,6 +126,15 @@ def change(config: T, overrides: Sequence[str]) -> T:
         ConfigError: there is no such setting, or it does not take this value.
     """
     return build(type(config), apply_overrides(parse_text(to_yaml(config), "preset"), overrides))
+
+
+def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
+    """The settings that an output was made with.
+
+    Raises:
+        ConfigError: it was made with settings that there are no more.
+    """
+    return build(cls, parse_text(json.dumps(record["settings"]), "its record"))
 
 
 def read(folder: Path) -> Presets:
@@ -180,9 +193,7 @@ BUILTIN = Presets(
         ),
         "published-256": Preset(
             about="256_eval of the published system",
-            generate=DrawingConfig(
-                steps=20, guidance=5.0, temperature=1.0, shift=5.0, order="confidence", order_temperature=1.0
-            ),
+            generate=DrawingConfig(steps=20, guidance=5.0, temperature=1.0, shift=5.0, order="confidence", order_temperature=1.0),
             score=6.75,
         ),
         "published-1024": Preset(about="1024_eval of the published system", generate=_PUBLISHED, score=7.11),

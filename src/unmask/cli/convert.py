@@ -21,8 +21,10 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
+
+from unmask.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,8 +92,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         overwrite=options.overwrite,
         beside=lambda picture: presets.as_file(presets.of_published(picture)),
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(console, TimeElapsedColumn()) as bar:
         task = bar.add_task("files of weights", total=None)
         report = conversion.convert(
             options.source, options.target, wanted, lambda done, total: bar.update(task, completed=done, total=total)

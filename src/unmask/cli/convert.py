@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Convert and report."""
     from unmask.errors import ConfigError  # noqa: PLC0415
+    from unmask.infer import presets  # noqa: PLC0415
     from unmask.model.weights import convert as conversion  # noqa: PLC0415  (`--help` stays quick)
     from unmask.model.weights.source import Hints  # noqa: PLC0415
     from unmask.train.config import load_model_config  # noqa: PLC0415
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         shard_bytes=int(options.shard_size * 1e9),
         licence=_licence(options, console),
         overwrite=options.overwrite,
+        beside=lambda picture: presets.as_file(presets.of_published(picture)),
     )
     with progress_bar(console, TimeElapsedColumn()) as bar:
         task = bar.add_task("files of weights", total=None)

@@ -97,7 +97,7 @@ def tell(folder: Path, plan: Plan, console: Console) -> dict[str, float]:
     asked = held_out[: plan.held_out]
     drawings = model.generate([caption(scene) for scene in asked], DRAWING, filmstrip=8)
     untrained = _untrained(model).generate([caption(scene) for scene in asked], DRAWING)
-    write_drawings(drawings, DRAWING, folder / "pictures")
+    write_drawings(drawings, folder / "pictures")
     lap("drawing held-out captions")
     return _report(folder, plan, asked, (drawings, untrained), [*map(shlex.join, commands)], timings, console)
 

@@ -193,6 +193,8 @@ class StageConfig(RunConfig):
         lora: adapters on the towers' layers; everything but them and `trainable` stays as in `init`.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
         edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
+        decode: a file of presets (`infer/presets.py`) that is saved with the weights and says how they are used; null: as of `init`, or the
+            built-in ones.
     """
 
     task: Literal["unified"] = "unified"
@@ -201,6 +203,7 @@ class StageConfig(RunConfig):
     lora: LoraConfig | None = None
     text_loss: bool = True
     edit_weight: float = 5.0
+    decode: Path | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 

@@ -60,7 +60,9 @@ def test_a_picture_is_made_again_from_its_record(checkpoint: Path, tmp_path: Pat
     assert code == 0 and [each["prompt"] for each in made] == ["a cat", "a red circle", "a dog"]
     settings = made[1]["settings"]
     assert (settings["steps"], settings["temperature"], settings["guidance_interval"]) == (3, 1.0, [0, 0.7])
-    assert settings["order"] == "halton" and settings["guidance"] == 2.0 and made[1]["size"] == [24, 16] and made[1]["score"] == 6.5
+    assert (
+        settings["order"] == "halton" and settings["guidance"] == 2.0 and made[1]["size"] == [24, 16] and made[1]["score"] == 6.5
+    )
     assert made[1]["checkpoint"]["name"] == "micro" and made[1]["device"] == "cpu" and made[1]["dtype"] == "float32"
     code, again = told("generate", checkpoint, "--again", made[1]["path"], "--out", tmp_path / "two")
     assert code == 0 and {**again[0], "path": ""} == {**made[1], "path": ""}
@@ -91,7 +93,11 @@ def test_presets_by_name_and_of_ones_own(checkpoint: Path, tmp_path: Path) -> No
     own = tmp_path / "mine.yaml"
     own.write_text("presets: {quick: {generate: {steps: 1, order: confidence}, score: 7.0}}\n")
     code, made = told("generate", checkpoint, "a cat", "--presets", own, "--preset", "quick", "--out", tmp_path)
-    assert code == 0 and made[0]["settings"] == {**made[0]["settings"], "steps": 1, "order": "confidence"} and made[0]["score"] == 7.0
+    assert (
+        code == 0
+        and made[0]["settings"] == {**made[0]["settings"], "steps": 1, "order": "confidence"}
+        and made[0]["score"] == 7.0
+    )
     code, made = told("generate", checkpoint, "a cat", "--preset", "published-1024", "--steps", 2, "--out", tmp_path)
     assert code == 0 and made[0]["settings"]["guidance"] == 5.0 and made[0]["settings"]["steps"] == 2 and made[0]["score"] == 7.11
 
@@ -123,7 +129,12 @@ def test_presets_by_name_and_of_ones_own(checkpoint: Path, tmp_path: Path) -> No
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_sentence(
-    words: tuple[str, ...], said: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    said: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     noise(1).save("plain.png")
@@ -140,7 +151,21 @@ def test_words_behind_flags_are_prompts_and_unknown_flags_are_not(checkpoint: Pa
 
 
 def test_bench_decode_measures_suggests_and_shows(checkpoint: Path, tmp_path: Path) -> None:
-    words = ("bench-decode", checkpoint, "--steps", 4, 2, "--repeat", 1, "--batch-size", 2, "--prompt", "a <cat>", "--out", tmp_path / "b")
+    words = (
+        "bench-decode",
+        checkpoint,
+        "--steps",
+        4,
+        2,
+        "--repeat",
+        1,
+        "--batch-size",
+        2,
+        "--prompt",
+        "a <cat>",
+        "--out",
+        tmp_path / "b",
+    )
     code, found = told(*words)
     rows = {each["name"]: each for each in found["rows"]}  # type: ignore[call-overload]
     assert code == 0 and [each["settings"]["steps"] for each in rows.values()][:1] == [4]
@@ -148,6 +173,8 @@ def test_bench_decode_measures_suggests_and_shows(checkpoint: Path, tmp_path: Pa
     assert all(each["peak_bytes"] is None or each["peak_bytes"] > 1e6 for each in rows.values())
     page = (tmp_path / "b" / "index.html").read_text()
     assert page.count("data:image/png") >= 2 * 2 and "a &lt;cat&gt;" in page and "4 steps" in page
-    code, made = told("generate", checkpoint, "a cat", "--presets", tmp_path / "b" / "presets.yaml", "--preset", "suggested", "--out", tmp_path)
+    code, made = told(
+        "generate", checkpoint, "a cat", "--presets", tmp_path / "b" / "presets.yaml", "--preset", "suggested", "--out", tmp_path
+    )
     assert code == 0 and made[0]["settings"]["steps"] == 4
     assert np.asarray(Image.open(made[0]["path"])).shape == (16, 16, 3)

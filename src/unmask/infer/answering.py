@@ -70,7 +70,10 @@ class Estimate:
 
 
 def questions_of(
-    images: Images | Sequence[Images], questions: str | Sequence[str], numbers: Sequence[int] | None = None
+    images: Images | Sequence[Images],
+    questions: str | Sequence[str],
+    numbers: Sequence[int] | None = None,
+    what: str = "question",
 ) -> list[Question]:
     """Pair questions with what they are about.
 
@@ -78,6 +81,7 @@ def questions_of(
         images: of each question, or one picture (or none) for all; of a single question, its picture or pictures.
         questions: one, or several.
         numbers: of the samples; None: 0, 1, 2...
+        what: what to call a question in errors.
 
     Raises:
         ConfigError: a question is blank, or there are more or fewer pictures or numbers than questions.
@@ -86,12 +90,12 @@ def questions_of(
         questions, images = [questions], [images]  # type: ignore[list-item]
     for number, words in enumerate(questions, 1):
         if not words.strip():
-            raise ConfigError(f"question {number} is blank", fix="ask something")
+            raise ConfigError(f"{what} {number} is blank", fix="ask something")
     about = [images] * len(questions) if images is None or is_picture(images) else list(images)  # type: ignore[arg-type]
     numbers = range(len(questions)) if numbers is None else numbers
     for name, given in (("pictures or lists of pictures", len(about)), ("numbers", len(numbers))):
         if given != len(questions):
-            raise ConfigError(f"there are {len(questions)} questions and {given} {name}", fix="give as many of both")
+            raise ConfigError(f"there are {len(questions)} {what}s and {given} {name}", fix="give as many of both")
     return [
         Question(pictures_of(each), words, number)  # type: ignore[arg-type]
         for each, words, number in zip(about, questions, numbers, strict=True)
@@ -133,7 +137,7 @@ def prompt(builder: PromptBuilder, question: Question, reply: Turn) -> Prompt:
 
 
 def say(
-    parts: ModelParts, prompts: Sequence[Prompt], config: TextConfig, on_text: OnText | None = None
+    parts: ModelParts, prompts: Sequence[Prompt], config: TextConfig, on_text: OnText | None = None, what: str = "question"
 ) -> list[tuple[str, bool, int]]:
     """What the model says to each prompt: text, whether its turn was ended, passes.
 
@@ -142,7 +146,7 @@ def say(
     """
     vocab, mask_D = parts.chat.vocab, parts.mask_embedding
     for each in prompts:
-        check_room(len(each), parts.max_length, f"question {each.number + 1}", config.max_new_tokens)
+        check_room(len(each), parts.max_length, f"{what} {each.number + 1}", config.max_new_tokens)
     shown: dict[int, str] = {}
 
     def tell(number: int, text: str) -> None:

@@ -182,6 +182,20 @@ def fitting(config: UnmaskingT, grid: tuple[int, int]) -> UnmaskingT:
     return replace(config, order="halton") if config.order == "stratified" and not has_stratified_order(*grid) else config
 
 
+def conditions(parts: ModelParts, score: float | None, size: Size | None) -> str:
+    """The facts that a model is told about the picture to draw.
+
+    Raises:
+        ConfigError: a score is asked of a model that was never told about scores.
+    """
+    if score is not None and not parts.picture.conditions:
+        raise ConfigError(
+            f"score {score:g} means nothing to this model: it was trained without micro-conditions",
+            fix="leave the score out, or train with image.condition_drop below 1",
+        )
+    return condition_text(_sides(parts, size), (0, 0), score=score) if parts.picture.conditions else ""
+
+
 def generate(
     parts: ModelParts,
     captions: Sequence[Caption],
@@ -192,25 +206,20 @@ def generate(
     watching: Watching | None = None,
 ) -> list[Drawing]:
     """One picture for each caption; see `LoadedModel.generate`."""
-    if score is not None and not parts.picture.conditions:
-        raise ConfigError(
-            f"score {score:g} means nothing to this model: it was trained without micro-conditions",
-            fix="leave the score out, or train with image.condition_drop below 1",
-        )
     for number, each in enumerate(captions, 1):
         if not each.text.strip():
             raise ConfigError(f"prompt {number} is blank", fix="say what to draw")
     grid, sides = grid_of(parts, size), _sides(parts, size)
-    conditions = condition_text(sides, (0, 0), score=score) if parts.picture.conditions else ""
+    facts = conditions(parts, score, size)
     guidance = (1.0,) if config.guidance == 1.0 else (config.guidance, 1 - config.guidance)
 
     def make(builder: PromptBuilder, row: int) -> Job:
         wanted = captions[row]
         pictures = {f"attempt {number}": picture for number, (picture, _) in enumerate(wanted.attempts, 1)}
         prompt = builder.build(
-            _turns(wanted), pictures, conditions=[conditions], grid=grid, number=wanted.number, what=f"prompt {row + 1}"
+            _turns(wanted), pictures, conditions=[facts], grid=grid, number=wanted.number, what=f"prompt {row + 1}"
         )
-        places, mask_D = Places.of_roles(prompt.roles_L), mask_embedding(parts)
+        places, mask_D = Places.of_roles(prompt.roles_L), parts.mask_embedding
         lacking = (places.nothing, places.prompt)[: len(guidance)]
         sides_of = tuple(places.condition(prompt.embeddings_LD, each_L, mask_D) for each_L in lacking)
         record = {
@@ -235,11 +244,6 @@ def _turns(wanted: Caption) -> tuple[Turn, ...]:
         return caption_turns(wanted.text, image, conditions)
     earlier = [(f"attempt {number}", reason) for number, (_, reason) in enumerate(wanted.attempts, 1)]
     return layout_turns(wanted.text, conditions, image, wanted.plan, feedback(earlier) if earlier else ())
-
-
-def mask_embedding(parts: ModelParts) -> Tensor:
-    """What stands where a condition lacks something."""
-    return parts.model.text_embedding.weight[parts.chat.vocab.mask]
 
 
 def draw(

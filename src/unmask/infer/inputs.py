@@ -23,7 +23,6 @@ from unmask.data.images import Decoded
 from unmask.data.tiles import NEWLINE, TilingConfig
 from unmask.data.tokenize import ChatTokenizer, Role
 from unmask.errors import ConfigError, ImageError
-from unmask.infer.decoding import Condition
 from unmask.infer.text import TextPrompt
 from unmask.model.config import PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer
@@ -97,27 +96,6 @@ class Prompt:
         """
         dropped_L = torch.from_numpy(self.roles_L == Role.REFERENCE).to(mask_D.device)
         return TextPrompt(torch.where(dropped_L[:, None], mask_D, self.embeddings_LD), self.number)
-
-    def condition(self, mask_D: Tensor, dropped_L: np.ndarray | None = None) -> Condition:
-        """For drawing: what the model sees of this sample besides the codes being drawn.
-
-        Args:
-            mask_D: embedding of the mask, which stands at what is dropped.
-            dropped_L: tokens that are not seen; references are dropped all or none. None: all are seen.
-        """
-        dropped_L = np.zeros(len(self), dtype=bool) if dropped_L is None else dropped_L
-        is_reference_L = (self.roles_L == Role.REFERENCE) & ~dropped_L
-        is_gen_L = is_reference_L | (self.roles_L == Role.PICTURE)
-        at_L = torch.from_numpy(dropped_L & ~is_gen_L).to(mask_D.device)
-        seen_LD = torch.where(at_L[:, None], mask_D, self.embeddings_LD)
-        is_text_L = torch.from_numpy(~is_gen_L).to(mask_D.device)
-        with_references = bool(is_reference_L.any())
-        return Condition(
-            seen_LD[is_text_L],
-            torch.from_numpy(is_gen_L),
-            torch.from_numpy(is_reference_L) if with_references else None,
-            self.references_RPQ if with_references else None,
-        )
 
 
 @dataclass

@@ -12,13 +12,14 @@ import torch
 
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.errors import CheckpointError, ConfigError, did_you_mean
-from unmask.infer import answering, drawing, editing, pointing, presets
+from unmask.infer import answering, drawing, editing, planning, pointing, presets
 from unmask.infer.answering import Answer, Estimate, Images, OnText
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Drawing, PartialPicture, Size, Watching
 from unmask.infer.editing import EditConfig
 from unmask.infer.inputs import ModelParts, Picture
 from unmask.infer.origin import Origin
+from unmask.infer.planning import Plan
 from unmask.infer.pointing import GroundingConfig, LocatedBox
 from unmask.infer.presets import BUILTIN, Presets
 from unmask.infer.text import TextConfig
@@ -182,6 +183,39 @@ class LoadedModel(ModelParts):
         answers = [answers] if isinstance(answers, str) else answers
         return answering.log_likelihood(self, asked, answers, num_samples=num_samples, seed=seed, batch_size=batch_size)
 
+    def plan(  # noqa: PLR0913  (everything that can be asked of plans)
+        self,
+        prompts: str | Sequence[str],
+        images: Images | Sequence[Images] = None,
+        config: TextConfig | None = None,
+        *,
+        score: float | None = None,
+        size: Size | None = None,
+        batch_size: int = 16,
+        on_text: OnText | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Plan]:
+        """Where things are to stand in a picture that is not drawn yet, in words and boxes.
+
+        Args:
+            prompts: captions, or how to change the pictures.
+            images: of each prompt, the picture or pictures to change; None: there is nothing but the caption.
+            config: how to decode; None: `planning.CONFIG`, and for edits its likeliest words.
+            score: aesthetic score of the picture to plan, if the model was told about scores.
+            size: of the picture to plan; None: what the model was trained to draw.
+            batch_size: plans at a time; changes nothing but speed and memory.
+            on_text: called with a sample's number and its plan so far.
+            numbers: of the samples, the keys of their randomness; None: 0, 1, 2...
+
+        Raises:
+            ConfigError: a prompt is blank or too long, the size does not fit, or the model reads no pictures.
+            StorageError, ImageError: a picture cannot be had, or is none.
+            OutOfMemory: a batch does not fit.
+        """
+        asked = answering.questions_of(images, prompts, numbers, "prompt")
+        conditions = drawing.conditions(self, score, size)
+        return planning.plan(self, asked, config, conditions, batch_size=batch_size, on_text=on_text)
+
     def ground(
         self,
         images: Picture | Sequence[Picture],
@@ -196,7 +230,7 @@ class LoadedModel(ModelParts):
         Args:
             images: one picture, or several.
             phrases: what to find in each of them; or a list of phrases for each.
-            config: how to find it; None: `GroundingConfig()`.
+            config: how to find it; None: as the checkpoint's default preset says.
             batch_size: prompts at a time; changes nothing but speed and memory.
             numbers: of the first phrase of each picture, the keys of their randomness; None: counted over all.
 
@@ -205,7 +239,9 @@ class LoadedModel(ModelParts):
             StorageError, ImageError: a picture cannot be had, or is none.
             OutOfMemory: a batch does not fit.
         """
-        return pointing.ground(self, pointing.searches_of(images, phrases, numbers), config or GroundingConfig(), batch_size)
+        return pointing.ground(
+            self, pointing.searches_of(images, phrases, numbers), config or self.presets.grounding(), batch_size
+        )
 
 
 def _numbers(numbers: Sequence[int] | None, count: int) -> Sequence[int]:

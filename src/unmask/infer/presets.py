@@ -1,4 +1,4 @@
-"""Named settings that travel with a checkpoint, as its `decode.yaml`: how pictures are drawn and edited, how text is decoded.
+"""Named settings that travel with a checkpoint, as its `decode.yaml`: how it draws, edits, answers and points.
 
 A preset says how some tasks are done; a task that it is silent about is done as `default` says. What a checkpoint does not say is taken from
 `BUILTIN`, whose published presets are those of the published system (model.md 6.5), with scales named by what they amplify.
@@ -15,14 +15,15 @@ from unmask.diffusion.guidance import published_edit_scales
 from unmask.errors import ConfigError, did_you_mean
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
+from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
 from unmask.model.config import PictureConfig
 from unmask.model.weights.native import DECODE
 
 DEFAULT = "default"
 T = TypeVar("T")
-Task = Literal["generate", "edit", "text"]
-TASKS: tuple[Task, ...] = ("generate", "edit", "text")
+Task = Literal["generate", "edit", "text", "ground"]
+TASKS: tuple[Task, ...] = ("generate", "edit", "text", "ground")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Preset:
         generate: pictures from words; None: it says nothing about them, and so with the others.
         edit: pictures changed as told.
         text: answers in words.
+        ground: boxes of phrases.
         score: aesthetic score that pictures from words ask for, if the model was told about scores.
     """
 
@@ -41,6 +43,7 @@ class Preset:
     generate: DrawingConfig | None = None
     edit: EditConfig | None = None
     text: TextConfig | None = None
+    ground: GroundingConfig | None = None
     score: float | None = None
 
 
@@ -94,6 +97,16 @@ class Presets:
             ConfigError: there is no such preset, or it says nothing about it.
         """
         config = self._find(name, "text").text
+        assert config is not None
+        return config
+
+    def grounding(self, name: str | None = None) -> GroundingConfig:
+        """How a preset finds boxes.
+
+        Raises:
+            ConfigError: there is no such preset, or it says nothing about it.
+        """
+        config = self._find(name, "ground").ground
         assert config is not None
         return config
 
@@ -190,6 +203,7 @@ BUILTIN = Presets(
             generate=DrawingConfig(),
             edit=EditConfig(),
             text=TextConfig(),
+            ground=GroundingConfig(),
         ),
         "published-256": Preset(
             about="256_eval of the published system",

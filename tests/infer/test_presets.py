@@ -24,6 +24,7 @@ presets:
     generate: {steps: 3, guidance: 1.5, order: halton, guidance_interval: [0.1, 0.9]}
     edit: {guidance_text: 4.0, mode: 1}
     text: {max_new_tokens: 8, block_length: 4}
+    ground: {}
   quick: {generate: {steps: 2}}
 """
 
@@ -85,7 +86,9 @@ def test_a_preset_may_be_silent_but_not_asked_in_vain() -> None:
         BUILTIN.editing("published-256")
     with pytest.raises(ConfigError, match="preset 'published-256' is for generate, not for text; take one of default"):
         BUILTIN.text("published-256")
-    with pytest.raises(ValueError, match="presets: 'default' says nothing about edit, text; it is what all others fall back on"):
+    with pytest.raises(
+        ValueError, match="presets: 'default' says nothing about edit, text, ground; it is what all others fall back on"
+    ):
         Presets(presets={"default": Preset(generate=DrawingConfig())})
 
 

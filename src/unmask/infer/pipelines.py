@@ -69,10 +69,12 @@ class LoadedModel(ModelParts):
             on_picture: called after every step with each picture of the batch, as it is then.
             numbers: of the prompts, the keys of their randomness together with the seed; None: 0, 1, 2...
             plan: whether the model plans each picture in words and boxes first; or those plans.
-            reflect: tries for each prompt, at most: the model judges what it drew, and draws again after looking at what was wrong. 0: no judging.
+            reflect: tries for each prompt, at most: the model judges what it drew, and draws again after looking at what was wrong. 0: it does
+                not judge.
 
         Raises:
-            ConfigError: a prompt is blank or too long, the model cannot judge what it draws, the size does not fit, or a score is asked of a model that was never told about scores.
+            ConfigError: a prompt is blank or too long, the model cannot judge what it draws, the size does not fit, or a score is asked of a
+                model that was never told about scores.
             OutOfMemory: a batch does not fit.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts

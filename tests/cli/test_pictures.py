@@ -2,55 +2,28 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import told
 from tests.infer.test_editing import halves, noise
-from tests.models import VISION, micro_config, micro_model, micro_tokenizer
+from tests.models import micro_loaded, write_checkpoint
 from unmask.cli.main import main
-from unmask.config import to_yaml
-from unmask.infer.presets import BUILTIN, DECODE, Presets, change
-from unmask.model.config import PictureConfig
-from unmask.storage import sealed
+from unmask.infer.presets import BUILTIN, Presets, change
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that reads and draws, with presets of its own."""
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("weights") / "micro"
     default = BUILTIN.default
     assert default.generate is not None and default.edit is not None
     quick = {"generate": change(default.generate, ["steps=3"]), "edit": change(default.edit, ["steps=3"])}
     presets = Presets(presets={**BUILTIN.presets, "default": type(default)(**{**default.__dict__, **quick})})
-
-    def fill(target: Path) -> None:
-        vq = folder.parent / "vq"
-        vq.mkdir()
-        save_file(micro_tokenizer().vq.state_dict(), vq / "diffusion_pytorch_model.safetensors")
-        save_file(micro_model(vision=VISION).state_dict(), target / "model.safetensors")
-        (target / "model.yaml").write_text(to_yaml(micro_config(vq, VISION)))
-        (target / "picture.yaml").write_text(to_yaml(PictureConfig(size=16, compress=True, conditions=True)))
-        (target / DECODE).write_text(to_yaml(presets))
-
-    sealed.write(folder, fill)
-    return folder
-
-
-def told(*words: object) -> tuple[int, list[dict[str, Any]]]:
-    """The exit code of a command, and what it printed as JSON."""
-    import contextlib
-    import io
-
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = main([*map(str, words), "--json"])
-    return code, json.loads(out.getvalue()) if out.getvalue() else []
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "micro", replace(micro_loaded(), presets=presets))
 
 
 def test_a_picture_is_made_again_from_its_record(checkpoint: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
+from unmask.cli.progress import progress_bar
 from unmask.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -94,9 +95,7 @@ def say(console: Console, options: argparse.Namespace, text: str) -> None:
 @contextmanager
 def counting(what: str, total: int) -> "Iterator[Callable[[float], None]]":
     """A bar for a person to watch, beside the output: what to call with how much is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = Console(stderr=True)
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+    with progress_bar(Console(stderr=True), TimeElapsedColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
 

@@ -7,8 +7,10 @@
   unmask edit runs/s3-unified --again pictures/000-make-the-circle-red.png          the same picture, from the settings that it holds
 
 Several instructions are several edits of the same picture or pictures. The answer has the shape of its picture, at the size that the model
-draws. --requests takes the columns `instruction`, `image` (a path, or a list of them; relative to the file) and, if some have one, `mask`, and
-writes results.jsonl beside the pictures; given again, it does what is missing, and under torchrun on many GPUs. Inside the mask codes are drawn anew, outside they are those of the picture, so that it changes no more than coding it does.
+draws. Inside the mask codes are drawn anew, outside they are those of the picture, so that it changes no more than coding it does.
+
+--requests takes the columns `instruction`, `image` (a path, or a list of them; relative to the file) and, where there is one, `mask`. It
+writes results.jsonl beside the pictures; given again, it does what is missing, and under torchrun it is done on many GPUs.
 
 Two scales say what counts: --guidance-text how closely the instruction is followed, --guidance-image how much of the picture is kept; 1 and 1
 is the plain model. Settings for --set: steps, guidance_text, guidance_image, mode (the published edit_mode, 0 to 3), guidance_interval,
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Edit and write."""
-    pictures.check_source(options, "instruction", options.instructions)
+    pictures.check_source(options, "instruction", options.instructions, [name for name, *_ in FLAGS])
     if options.requests is not None:
         job = requests.Job(
             "pictures", ("instruction", "image"), options.out / pictures.RESULTS, lambda model: _prepare(model, options)

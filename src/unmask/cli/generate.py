@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Draw and write."""
-    pictures.check_source(options, "prompt", options.prompts)
+    pictures.check_source(options, "prompt", options.prompts, [name for name, *_ in FLAGS])
     if options.explain is not None and not options.reflect:
         raise ConfigError("--explain shows what --reflect does", fix="give --reflect N too")
     if options.requests is not None:

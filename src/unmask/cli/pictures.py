@@ -17,7 +17,6 @@ from unmask.config import dump
 from unmask.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-
     from unmask.infer.drawing import Drawing, PartialPicture
     from unmask.infer.pipelines import LoadedModel
     from unmask.infer.requests import Request, Work
@@ -67,8 +66,14 @@ def add_output(parser: argparse.ArgumentParser, batch_size: int) -> None:
     )
 
 
-def check_source(options: argparse.Namespace, what: str, words: Sequence[str]) -> None:
-    """See that there is one source of what to do: words, `--again` or `--requests`.
+def check_source(options: argparse.Namespace, what: str, words: Sequence[str], flags: Sequence[str]) -> None:
+    """See that there is one source of what to do, words, `--again` or `--requests`, and of settings.
+
+    Args:
+        options: of the command.
+        what: the words are.
+        words: that were given.
+        flags: settings that have a flag.
 
     Raises:
         ConfigError: there is none, or more than one.
@@ -81,8 +86,12 @@ def check_source(options: argparse.Namespace, what: str, words: Sequence[str]) -
         )
     if len(found) > 1:
         raise ConfigError(f"there are {' and '.join(found)}", fix="give one of them")
-    if options.again is not None and (options.preset is not None or options.changes):
-        raise ConfigError("--again takes the settings of the picture, not --preset or --set", fix="leave one of them out")
+    if options.again is None:
+        return
+    over = [name for name in ("preset", *flags) if getattr(options, name) is not None] + ["set"] * bool(options.changes)
+    if over:
+        name = over[0].replace("_", "-")
+        raise ConfigError(f"--again takes the settings of the picture, not --{name}", fix="leave one of them out")
 
 
 def load(options: argparse.Namespace) -> "LoadedModel":

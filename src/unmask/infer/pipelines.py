@@ -3,10 +3,10 @@
 Each ability has a file of its own; this is their front.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -131,11 +131,18 @@ class LoadedModel(ModelParts):
         watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
         return self._signed(editing.edit(self, wanted, config, watching=watching))
 
+    def record(self) -> Mapping[str, Any]:
+        """The checkpoint, and on what it is computed, as outputs record it."""
+        origin = {} if self.origin is None else self.origin.record()
+        return {
+            **origin,
+            "device": self.device.type,
+            "dtype": str(self.model.text_embedding.weight.dtype).removeprefix("torch."),
+        }
+
     def _signed(self, drawings: Sequence[Drawing]) -> list[Drawing]:
         """With the checkpoint in their records."""
-        origin = {} if self.origin is None else self.origin.record()
-        about = {"device": self.device.type, "dtype": str(self.model.text_embedding.weight.dtype).removeprefix("torch.")}
-        return [replace(each, record={**each.record, **origin, **about}) for each in drawings]
+        return [replace(each, record={**each.record, **self.record()}) for each in drawings]
 
     def understand(
         self,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.model.attention import Engine, Scope, attend, pick_engine, rotary_table
+from unmask.model.attention import Attended, Engine, Scope, attend, attend_towers, pick_engine, rotary_table
 from unmask.model.config import ComputeConfig, ModelConfig
 from unmask.model.fused import Table, gated_mlp, norm_linear, plain_weights, rms_norm, rotate
 from unmask.model.packing import LayerPlan
@@ -31,15 +31,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over the last axis."""
         return rms_norm(x, self.weight, self.eps)
-
-
-@dataclass(frozen=True)
-class Attended:
-    """Rotated queries and keys, and values: [N, H, K] each."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
 
 
 class Tower(nn.Module):
@@ -126,12 +117,8 @@ class Block(nn.Module):
         gen = self.gen.project(h.gen, plan.gen_kept, self.head_width, rotary.gen) if len(h.gen) else None
         if plan.joint is None:
             a_text, a_gen = self._attend(text, plan.text), self._attend(gen, plan.gen)
-        elif text is None or gen is None:
-            a_text = None if text is None else self._attend(text, plan.joint)
-            a_gen = None if gen is None else self._attend(gen, plan.joint)
         else:
-            q, k, v = (torch.cat([a, b]) for a, b in ((text.q, gen.q), (text.k, gen.k), (text.v, gen.v)))
-            a_text, a_gen = attend(q, k, v, plan.joint, engine=self.engine).split([len(text.q), len(gen.q)])
+            a_text, a_gen = attend_towers([text, gen], plan.joint, self.engine)
         return Streams(
             self._finish(self.text, h.text, plan.text_kept, a_text), self._finish(self.gen, h.gen, plan.gen_kept, a_gen)
         )

@@ -20,6 +20,7 @@ from unmask.diffusion.schedules import CommitSchedule, TemperatureSchedule, comm
 from unmask.diffusion.unmasking import CODE_ORDERS, CodeOrder, draw_codes, draw_words, halton_order, stratified_order
 from unmask.errors import ConfigError, did_you_mean
 from unmask.infer.prompt_cache import PromptCache
+from unmask.model.compression import places
 from unmask.model.packing import Packing
 from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel
@@ -273,10 +274,12 @@ class Painter:
         model, count = self.model, len(side.drawn_D)
         drawn_GE = model.code_embedding(codes_BC.view(-1, *self.grid), self.compress).repeat(count // len(codes_BC), 1)
         gen_GE = drawn_GE if side.gen_GE is None else side.gen_GE.index_copy(0, side.live_G, drawn_GE)
-        gen = side.cache.run(Streams(side.text_TD, gen_GE))
         offsets_B1 = torch.arange(count, device=self.device)[:, None] * self.num_codes
         wanted = (offsets_B1 + places_BM.repeat(count // len(codes_BC), 1)).flatten()
-        logits = model.code_head(gen, self.grid, self.compress, wanted)
+        token_M, corner_M = places(wanted, self.grid, self.compress)
+        tokens, token_M = token_M.unique(return_inverse=True)
+        gen = side.cache.run(Streams(side.text_TD, gen_GE), tokens)
+        logits = model.code_head.output(model.code_head.states(gen, token_M, corner_M, compress=self.compress))
         combined = logits if len(weights) == 1 else combine(logits.chunk(len(weights)), weights)
         return combined.view(*places_BM.shape, -1)
 

@@ -6,10 +6,12 @@
 
 A picture has 1,024 image tokens (4,096 codes), an edit 871 tokens of words and features, 1,024 of its source and 1,024 to draw. Weights are
 random, temperature is 0. Drawing takes fewer steps than the 64 of a real picture, and seconds of a step are what is compared: all codes are
-committed in these steps, so that ours computes more logits in each of them than it would. On a CPU, seconds are of CPU time (`benchmarks.model.clock`).
+committed in these steps, so that ours computes more logits in each of them than it would. Seconds are of CPU time, which other processes
+do not lengthen as they do wall time.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -74,7 +76,7 @@ def clocked(draw: Callable[[Callable[[], None]], Tensor]) -> Timed:
     """Run a case that calls what it is given after every step."""
     marks = [time.process_time()]
     codes = draw(lambda: marks.append(time.process_time()))
-    return Timed([end - start for start, end in zip(marks, marks[1:], strict=False)], codes)
+    return Timed([end - start for start, end in itertools.pairwise(marks)], codes)
 
 
 def positions(*runs: tuple[bool, int]) -> Tensor:
@@ -112,7 +114,9 @@ def edit(model: UnifiedModel, size: Size) -> Guided:
 def published(model: UnifiedModel, prompt: Guided, weights: Sequence[float]) -> Conditions:
     """The same in the form that the published loop takes."""
     is_gen_NL = torch.stack([each.is_gen_L for each in prompt.conditions])
-    is_reference = [torch.zeros_like(each.is_gen_L) if each.is_reference_L is None else each.is_reference_L for each in prompt.conditions]
+    is_reference = [
+        torch.zeros_like(each.is_gen_L) if each.is_reference_L is None else each.is_reference_L for each in prompt.conditions
+    ]
     embeddings = torch.zeros((*is_gen_NL.shape, model.config.text_width))
     embeddings[~is_gen_NL] = torch.cat([each.text_TD for each in prompt.conditions])
     references = [each.references_RPQ for each in prompt.conditions if each.references_RPQ is not None]
@@ -140,13 +144,15 @@ def drawing_table(found: dict[str, Timed]) -> list[str]:
     """Markdown of one kind of picture."""
     theirs, exact = found["published"], found["ours, exact"]
     lines = [
-        f"| | s/step (fastest, slowest) | s/picture at {STEPS} steps | by the published way's | codes unlike the published way's | unlike the exact way's |",
+        f"| | s/step (fastest, slowest) | s/picture at {STEPS} steps | by published | codes unlike published | unlike exact |",
         "|---|---|---|---|---|---|",
     ]
     for name, timed in found.items():
         spread = f"{timed.step:.3f} ({min(timed.seconds):.3f}, {max(timed.seconds):.3f})"
         unlike = [f"{int((timed.codes != other.codes).sum())} of {timed.codes.numel()}" for other in (theirs, exact)]
-        lines.append(f"| {name} | {spread} | {timed.step * STEPS:.0f} | {timed.step / theirs.step:.2f} | " + " | ".join(unlike) + " |")
+        lines.append(
+            f"| {name} | {spread} | {timed.step * STEPS:.0f} | {timed.step / theirs.step:.2f} | " + " | ".join(unlike) + " |"
+        )
     return [*lines, ""]
 
 
@@ -201,7 +207,9 @@ def main() -> None:
             weights = published_edit_weights(0, 1.2, 1.4)
             print("\n".join(drawing_table(drawings(model, edit(model, size), weights, size, (1, 2, 4)))), flush=True)
         if "text" in wanted:
-            print(f"## An answer of {2 * size.passes} words to a prompt of {size.prompt} tokens, {size.passes} passes\n", flush=True)
+            print(
+                f"## An answer of {2 * size.passes} words to a prompt of {size.prompt} tokens, {size.passes} passes\n", flush=True
+            )
             print("\n".join(answers(model, size)), flush=True)
         if "batches" in wanted:
             print(f"## Batches: pictures of {tokens // 4} image tokens, guidance 5\n", flush=True)

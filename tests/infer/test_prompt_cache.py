@@ -27,7 +27,8 @@ def edits(model: UnifiedModel) -> list[Guided]:
         codes = torch.randint(0, 32, (1, 4, 4), generator=generator)
         ids = torch.randint(0, 900, (18 + words,), generator=generator)
         full, alone = (
-            Condition(model.text_embedding(ids[~reference[: len(ids)]] * keep), drawn | reference, reference, codes) for keep in (1, 0)
+            Condition(model.text_embedding(ids[~reference[: len(ids)]] * keep), drawn | reference, reference, codes)
+            for keep in (1, 0)
         )
         found.append(Guided((full, alone, Condition(model.text_embedding(ids), drawn)), number))
     return found
@@ -55,7 +56,10 @@ def test_run_at_every_step_is_the_transformer() -> None:
 def test_what_is_kept_is_seen_as_it_was() -> None:
     """With the codes of the step when everything was run, a step between gives the same; another prompt by then is not looked at."""
     model = micro_model()
-    is_gen, live = [torch.tensor([0, 0, 1, 1, 1, 1, 0]).bool(), torch.tensor([0, 1, 1, 0]).bool()], torch.tensor([0, 0, 1, 1, 1, 1]).bool()
+    is_gen, live = (
+        [torch.tensor([0, 0, 1, 1, 1, 1, 0]).bool(), torch.tensor([0, 1, 1, 0]).bool()],
+        torch.tensor([0, 0, 1, 1, 1, 1]).bool(),
+    )
     cache = PromptCache(model.transformer, Packing.build(is_gen), live, 4)
     text, gen = torch.randn(5, 32), torch.randn(6, 16)
     first, all_of_them = cache.run(Streams(text, gen), torch.arange(4)), torch.arange(4)

@@ -127,9 +127,7 @@ class Block(nn.Module):
             a_text, a_gen = self._attend(text, plan.text), self._attend(gen, plan.gen)
         else:
             a_text, a_gen = attend_towers([text, gen], plan.joint, self.engine)
-        return Streams(
-            self.add(self.text, h.text, plan.text_kept, a_text), self.add(self.gen, h.gen, plan.gen_kept, a_gen)
-        )
+        return Streams(self.add(self.text, h.text, plan.text_kept, a_text), self.add(self.gen, h.gen, plan.gen_kept, a_gen))
 
     def _attend(self, rows: Attended | None, scope: Scope | None) -> Tensor | None:
         if rows is None or scope is None:

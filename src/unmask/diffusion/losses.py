@@ -90,7 +90,7 @@ class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None, rows: int) -> Tensor:
         to_h = torch.empty_like(h) if ctx.needs_input_grad[0] else None
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         sums = [h.new_zeros(())]
         for start in range(0, len(h), rows):
             part = slice(start, start + rows)
@@ -99,7 +99,9 @@ class _LinearLoss(torch.autograd.Function):
             if to_h is not None:
                 torch.mm(to_logits, weight, out=to_h[part])
             if to_weight is not None:
-                torch.addmm(to_weight, to_logits.T, h[part], out=to_weight)
+                torch.addmm(to_weight, to_logits.T, h[part], beta=0 if start == 0 else 1, out=to_weight)
+        if to_weight is not None and not len(h):
+            to_weight.zero_()
         ctx.save_for_backward(to_h, to_weight)
         return torch.stack(sums).sum()
 

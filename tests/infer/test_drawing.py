@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from unmask.diffusion.schedules import commit_counts
 from unmask.diffusion.unmasking import CodeOrder, stratified_order
 from unmask.errors import ConfigError
 from unmask.infer import memory
-from unmask.infer.decoding import DrawingConfig, DrawingPrompt, draw_pictures
+from unmask.infer.conditions import Places
+from unmask.infer.decoding import DrawingConfig, Guided, Painter, Watch
 from unmask.infer.drawing import PartialPicture, Size
 from unmask.infer.memory import OutOfMemory
 from unmask.infer.pipelines import LoadedModel, load
@@ -32,10 +33,40 @@ from unmask.train.engine import train
 MASK_TOKEN = 1032
 
 
+@dataclass(frozen=True)
+class DrawingPrompt:
+    """Ids and roles [L] of a sample, and its number."""
+
+    ids_L: np.ndarray
+    roles_L: np.ndarray
+    number: int
+
+
 def prompt(words: list[int], number: int = 0, pictures: int = 16) -> DrawingPrompt:
     ids = np.array([1, *words, 2, *[9] * pictures, 3])
     roles = np.array([Role.PROMPT] * (len(words) + 2) + [Role.PICTURE] * pictures + [Role.ANSWER])
     return DrawingPrompt(ids, roles, number)
+
+
+@torch.no_grad()
+def draw_pictures(
+    model: UnifiedModel,
+    prompts: list[DrawingPrompt],
+    grid: tuple[int, int],
+    compress: bool,
+    mask_token: int,
+    config: DrawingConfig,
+    watch: Watch | None = None,
+) -> torch.Tensor:
+    """Codes [B, P, Q] of prompts that are words alone."""
+    table, guided = model.text_embedding.weight, []
+    for each in prompts:
+        places, text_LD = Places.of_roles(each.roles_L), table[torch.from_numpy(each.ids_L)]
+        lacking = (places.nothing, places.prompt)[: 1 if config.guidance == 1.0 else 2]
+        conditions = tuple(places.condition(text_LD, gone_L, table[mask_token]) for gone_L in lacking)
+        guided.append(Guided(conditions, each.number))
+    weights = (1.0,) if config.guidance == 1.0 else (config.guidance, 1 - config.guidance)
+    return Painter(model, grid, compress, config).draw(guided, weights, watch)
 
 
 @torch.no_grad()
@@ -153,7 +184,31 @@ def test_halton_draws_oblong_pictures() -> None:
     assert codes.shape == (1, 2, 4) and int(codes.max()) < 32
 
 
+def test_refinement_draws_a_few_codes_anew() -> None:
+    """Each round changes at most its share, keeps the rest, does not depend on the batch, and finds the likeliest."""
+    model, seen = micro_model(), list[torch.Tensor]()
+    config = DrawingConfig(steps=4, temperature=1.0, refinement=3, refinement_share=0.2)
+    prompts = [prompt([5, 6, 7], 0), prompt([8], 1)]
+    drawn = draw_pictures(model, prompts, (4, 4), False, MASK_TOKEN, config, lambda _, codes, __: seen.append(codes.clone()))
+    assert len(seen) == 7 and torch.equal(seen[-1], drawn.flatten(1)) and int(drawn.max()) < 32
+    plain = draw_pictures(model, prompts, (4, 4), False, MASK_TOKEN, replace(config, refinement=0))
+    assert torch.equal(seen[3], plain.flatten(1))
+    changed = [(before != after).sum(1) for before, after in itertools.pairwise(seen[3:])]
+    assert all(int(each.max()) <= 4 for each in changed) and sum(int(each.sum()) for each in changed) > 0
+    for number, each in enumerate(prompts):
+        assert torch.equal(draw_pictures(model, [each], (4, 4), False, MASK_TOKEN, config)[0], drawn[number])
+    still = replace(config, temperature=0.0, refinement=1, refinement_share=1.0)
+    once = replace(config, temperature=0.0, refinement=0, steps=1)
+    for each in prompts:
+        expected = draw_pictures(model, [each], (4, 4), False, MASK_TOKEN, once)
+        assert torch.equal(draw_pictures(model, [each], (4, 4), False, MASK_TOKEN, still), expected)
+
+
 def test_wrong_settings() -> None:
+    with pytest.raises(ConfigError, match="refinement=-1: must be 0 or more"):
+        DrawingConfig(refinement=-1)
+    with pytest.raises(ConfigError, match="refinement_share=0: is a share, above 0, at most 1"):
+        DrawingConfig(refinement_share=0)
     with pytest.raises(ConfigError, match="steps=0: there must be at least one"):
         DrawingConfig(steps=0)
     with pytest.raises(ConfigError, match="temperature=-1: must be 0 or more"):
@@ -251,7 +306,7 @@ def test_too_little_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     model = micro_loaded(vision=None)
-    monkeypatch.setattr(model.model.transformer, "forward", full)
+    monkeypatch.setattr(model.model.code_embedding, "forward", full)
     with pytest.raises(OutOfMemory) as caught:
         model.generate(["a", "b"])
     assert str(caught.value) == (

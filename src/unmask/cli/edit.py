@@ -14,7 +14,7 @@ writes results.jsonl beside the pictures; given again, it does what is missing, 
 
 Two scales say what counts: --guidance-text how closely the instruction is followed, --guidance-image how much of the picture is kept; 1 and 1
 is the plain model. Settings for --set: steps, guidance_text, guidance_image, mode (the published edit_mode, 0 to 3), guidance_interval,
-temperature, schedule, shift, order, order_temperature, order_schedule, order_minimum, order_seed, seed.
+temperature and the others of `unmask generate --help`.
 """
 
 import argparse

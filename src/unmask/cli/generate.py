@@ -16,8 +16,9 @@ drawn in. Each PNG holds its settings and which checkpoint drew it.
 --plan has the model say first what stands where, in words and boxes; --reflect N has it judge what it drew, up to N times. Both need a model
 that was trained to. --requests takes the column `prompt` and writes results.jsonl beside the pictures; given again, it does what is missing.
 
-Settings for --set: steps, guidance, guidance_interval, temperature, schedule, shift, order (stratified, halton, confidence, mask_git),
-order_temperature, order_schedule, order_minimum, order_seed, seed.
+Settings for --set: steps, guidance, guidance_interval, temperature, top_k, top_p, schedule, shift, order (stratified, halton, confidence,
+mask_git), order_temperature, order_schedule, order_minimum, order_seed, refinement, refinement_share, seed; prompt_cache=K runs the prompt at
+every K-th step only, which is faster and no longer the same picture: `unmask bench-decode` shows by how much.
 """
 
 import argparse

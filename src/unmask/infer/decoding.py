@@ -7,14 +7,14 @@ embedded once; the text tower stops where no code can see it.
 Shapes: B pictures, C codes of one picture, K codes committed in a step, L positions, T text tokens, D text width, V codes of the code book.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.tokenize import Role
 from unmask.diffusion.guidance import combine
 from unmask.diffusion.schedules import CommitSchedule, TemperatureSchedule, commit_counts, temperature_factors
 from unmask.diffusion.unmasking import (
@@ -24,6 +24,7 @@ from unmask.diffusion.unmasking import (
     draw_words,
     halton_order,
     has_stratified_order,
+    keep_likely,
     stratified_order,
 )
 from unmask.errors import ConfigError, did_you_mean
@@ -43,12 +44,15 @@ class UnmaskingConfig:
         steps: forward passes; at most the number of codes is used.
         guidance_interval: first and last share of the steps between which guidance is applied.
         temperature: of the draw of each code; 0 takes the likeliest.
-        schedule, shift: how many codes are committed at each step.
+        top_k, top_p: only the likeliest so many codes are drawn, and of those the fewest that together have this probability; None: all.
+        schedule, shift: how many codes are committed at each step; None splits them equally.
         order: which codes come first.
         order_temperature: how much chance there is in an order by confidence; 0 takes the surest.
         order_schedule, order_minimum: how it falls over the steps.
         order_seed: of a fixed order; None gives every sample its own (42 is the published one).
         seed: of a sample's randomness, together with its number; never of its batch.
+        refinement: rounds after the last step, each of which masks some codes at random and draws them anew, at next to no temperature.
+        refinement_share: of the codes that are drawn, masked in each round.
         prompt_cache: run prompt and references at every so many steps only, and let the codes see them as they were then: faster, and no
             longer the same picture; 1 is exact.
     """
@@ -56,7 +60,9 @@ class UnmaskingConfig:
     steps: int = 64
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     temperature: float = 0.3
-    schedule: CommitSchedule = "shift"
+    top_k: int | None = None
+    top_p: float | None = None
+    schedule: CommitSchedule | None = "shift"
     shift: float = 3.0
     order: CodeOrder = "stratified"
     order_temperature: float = 1.0
@@ -64,6 +70,8 @@ class UnmaskingConfig:
     order_minimum: float = 0.01
     order_seed: int | None = None
     seed: int = 0
+    refinement: int = 0
+    refinement_share: float = 0.01
     prompt_cache: int = 1
 
     def __post_init__(self) -> None:
@@ -71,9 +79,15 @@ class UnmaskingConfig:
             raise ConfigError(f"steps={self.steps}: there must be at least one")
         if self.prompt_cache < 1:
             raise ConfigError(f"prompt_cache={self.prompt_cache}: must be 1 or more", fix="1 runs the prompt at every step")
-        for name in ("temperature", "order_temperature"):
+        for name in ("temperature", "order_temperature", "refinement"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k={self.top_k}: must be 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p}: is a probability, above 0, at most 1")
+        if not 0 < self.refinement_share <= 1:
+            raise ConfigError(f"refinement_share={self.refinement_share}: is a share, above 0, at most 1")
         if self.order not in CODE_ORDERS:
             raise ConfigError(f"unknown order '{self.order}'", fix=did_you_mean(self.order, CODE_ORDERS))
         first, last = self.guidance_interval
@@ -102,15 +116,6 @@ class DrawingConfig(UnmaskingConfig):
         super().__post_init__()
         if self.guidance < 0:
             raise ConfigError(f"guidance={self.guidance}: must be 0 or more", fix="1 is the plain model")
-
-
-@dataclass(frozen=True)
-class DrawingPrompt:
-    """One sample to draw: ids and roles [L] as `ChatTokenizer.encode` gives them, and its number, the key of its randomness."""
-
-    ids_L: np.ndarray
-    roles_L: np.ndarray
-    number: int
 
 
 @dataclass(frozen=True)
@@ -172,43 +177,6 @@ Inspect = Callable[[DrawingStep], Tensor | None]
 """Called in each step; may return other codes [B, C], masks included, to go on from."""
 
 
-@torch.no_grad()
-def draw_pictures(
-    model: UnifiedModel,
-    prompts: Sequence[DrawingPrompt],
-    grid: tuple[int, int],
-    compress: bool,
-    mask_token: int,
-    config: DrawingConfig,
-    watch: Watch | None = None,
-) -> Tensor:
-    """Codes [B, P, Q] of one picture for each prompt.
-
-    Args:
-        model: in eval mode.
-        prompts: what to draw.
-        grid: codes along each side (P, Q).
-        compress: whether one gen token holds 2x2 codes.
-        mask_token: id that stands for a dropped prompt on the unconditional side.
-        config: how to unmask.
-        watch: sees every step.
-    """
-    device = model.text_embedding.weight.device
-    guided = []
-    for prompt in prompts:
-        is_picture = torch.from_numpy(prompt.roles_L == Role.PICTURE)
-        conditions = []
-        for dropped in (False, True) if config.guidance != 1.0 else (False,):
-            ids = prompt.ids_L.astype(np.int64)
-            if dropped:  # as in training
-                ids = np.where(prompt.roles_L == Role.PROMPT, mask_token, ids)
-            text = torch.from_numpy(ids[prompt.roles_L != Role.PICTURE]).to(device)
-            conditions.append(Condition(model.text_embedding(text), is_picture))
-        guided.append(Guided(tuple(conditions), prompt.number))
-    weights = (config.guidance, 1 - config.guidance) if config.guidance != 1.0 else (1.0,)
-    return Painter(model, grid, compress, config).draw(guided, weights, watch)
-
-
 class Painter:
     """Draws pictures of one size.
 
@@ -268,7 +236,26 @@ class Painter:
             done += count
             if watch is not None:
                 watch(step, codes_BC, codes_BC != self.book.mask)
-        return codes_BC.view(-1, *self.grid)
+        codes_BPQ = codes_BC.view(-1, *self.grid)
+        for number in range(config.refinement):
+            codes_BPQ = self._refined(prompts, weights, codes_BPQ, number)
+            if watch is not None:
+                codes_BC = codes_BPQ.flatten(1)
+                watch(len(counts) + number, codes_BC, codes_BC != self.book.mask)
+        return codes_BPQ
+
+    def _refined(self, prompts: Sequence[Guided], weights: Sequence[float], codes_BPQ: Tensor, number: int) -> Tensor:
+        """The codes after one more round of refinement."""
+        config, again = self.config, list[Guided]()
+        count = math.ceil(config.refinement_share * self.count_free(prompts[0]))
+        for prompt, codes_PQ in zip(prompts, codes_BPQ, strict=True):
+            free = (self._start(prompt) == self.book.mask).nonzero()[:, 0].cpu().numpy()
+            chosen = keyed_generator(config.seed, prompt.number, "refinement", number).permutation(free)[:count]
+            start_C = codes_PQ.flatten().index_fill(0, torch.from_numpy(chosen).to(self.device), self.book.mask)
+            again.append(replace(prompt, start_PQ=start_C.view_as(codes_PQ)))
+        cold = config.temperature * 1e-5
+        once = replace(config, steps=1, schedule=None, temperature=cold, guidance_interval=(0.0, 1.0), refinement=0)
+        return Painter(self.model, self.grid, self.compress, once).draw(again, weights)
 
     def count_free(self, prompt: Guided) -> int:
         """How many codes of a prompt are to be drawn."""
@@ -320,7 +307,7 @@ class Painter:
         gen = side.cache.run(Streams(side.text_TD, gen_GE), tokens)
         logits = model.code_head.output(model.code_head.states(gen, token_M, corner_M, compress=self.compress))
         combined = logits if len(weights) == 1 else combine(logits.chunk(len(weights)), weights)
-        return combined.view(*places_BM.shape, -1)
+        return keep_likely(combined, self.config.top_k, self.config.top_p).view(*places_BM.shape, -1)
 
     def _draw(self, logits_BMV: Tensor, noise: Sequence[np.random.Generator], fixed: bool) -> Tensor:
         """A code at each place."""

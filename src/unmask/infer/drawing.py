@@ -293,7 +293,7 @@ def _together(
     parts: ModelParts, jobs: Sequence[Job], painter: Painter, weights: Sequence[float], watching: Watching
 ) -> list[Drawing]:
     kept: list[tuple[Tensor, Tensor]] = []
-    steps = min(painter.config.steps, painter.count_free(jobs[0].guided))
+    steps = min(painter.config.steps, painter.count_free(jobs[0].guided)) + painter.config.refinement
 
     def watch(step: int, codes_BC: Tensor, committed_BC: Tensor) -> None:
         if watching.filmstrip:

@@ -20,8 +20,9 @@ from unmask.infer.presets import BUILTIN, Presets, change
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that reads and draws, with presets of its own."""
     default = BUILTIN.default
-    assert default.generate is not None and default.edit is not None
+    assert default.generate is not None and default.edit is not None and default.text is not None
     quick = {"generate": change(default.generate, ["steps=3"]), "edit": change(default.edit, ["steps=3"])}
+    quick |= {"text": change(default.text, ["max_new_tokens=8", "block_length=4"])}  # type: ignore[dict-item]
     presets = Presets(presets={**BUILTIN.presets, "default": type(default)(**{**default.__dict__, **quick})})
     return write_checkpoint(tmp_path_factory.mktemp("weights") / "micro", replace(micro_loaded(), presets=presets))
 
@@ -169,28 +170,20 @@ def test_words_behind_flags_are_prompts_and_unknown_flags_are_not(checkpoint: Pa
 
 
 def test_bench_decode_measures_suggests_and_shows(checkpoint: Path, tmp_path: Path) -> None:
-    words = (
-        "bench-decode",
-        checkpoint,
-        "--steps",
-        4,
-        2,
-        "--repeat",
-        1,
-        "--batch-size",
-        2,
-        "--prompt",
-        "a <cat>",
-        "--out",
-        tmp_path / "b",
-    )
-    code, found = told(*words)
-    rows = {each["name"]: each for each in found["rows"]}  # type: ignore[call-overload]
-    assert code == 0 and [each["settings"]["steps"] for each in rows.values()][:1] == [4]
-    assert all(each["seconds"] > 0 and 0 <= each["equal"] <= 1 for each in rows.values())
-    assert all(each["peak_bytes"] is None or each["peak_bytes"] > 1e6 for each in rows.values())
+    flags = ("--repeat 1 --batch-size 2 --prompt-cache 2 --out", tmp_path / "b", "--prompt", "a <cat>", "--steps 4 2")
+    words = [word for each in flags for word in (each.split() if str(each).startswith("--") else [each])]
+    code, found = told("bench-decode", checkpoint, *words)
+    drawn, written = found["pictures"], found["text"]
+    assert code == 0 and [each["name"] for each in drawn] == [
+        "4 steps", "4 steps, prompt_cache=2", "2 steps", "2 steps, prompt_cache=2"
+    ]  # fmt: skip
+    assert [each["settings"]["cache"] for each in written] == ["none", "prefix", "dual"] * 2
+    assert drawn[0]["equal"] == drawn[2]["equal"] == written[0]["equal"] == 1
+    for each in (*drawn, *written):
+        assert each["seconds"] > 0 and 0 <= each["equal"] <= 1 and (each["peak_bytes"] is None or each["peak_bytes"] > 1e6)
+    assert found["suggested"]["generate"].startswith("4 steps") and found["suggested"]["text"].startswith("cache=")
     page = (tmp_path / "b" / "index.html").read_text()
-    assert page.count("data:image/png") >= 2 * 2 and "a &lt;cat&gt;" in page and "4 steps" in page
+    assert page.count("data:image/png") == 2 * 4 and "a &lt;cat&gt;" in page and "2 steps, prompt_cache=2" in page
     code, made = told(
         "generate", checkpoint, "a cat", "--presets", tmp_path / "b" / "presets.yaml", "--preset", "suggested", "--out", tmp_path
     )

@@ -15,6 +15,7 @@ from unmask.errors import ConfigError
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import fitting, grid_of
 from unmask.infer.pipelines import LoadedModel
+from unmask.infer.text import CACHES, TextConfig
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Shown = Image.Image | str
@@ -63,18 +64,34 @@ class Measured(Generic[C]):
     output: Output
 
 
-def drawing_trials(model: LoadedModel, base: DrawingConfig, steps: Sequence[int]) -> list[Trial[DrawingConfig]]:
-    """A preset's settings with other numbers of steps.
+def drawing_trials(
+    model: LoadedModel, base: DrawingConfig, steps: Sequence[int], prompt_caches: Sequence[int] = ()
+) -> list[Trial[DrawingConfig]]:
+    """A preset's settings with other numbers of steps, and each of these with the prompt run at every so many steps.
 
     Raises:
         ConfigError: no steps are given, or 0.
     """
     if not steps:
         raise ConfigError("there are no steps to measure", fix="give --steps 16 32 64")
-    base, made = fitting(base, grid_of(model, None)), list[Trial[DrawingConfig]]()
+    base, made = replace(fitting(base, grid_of(model, None)), prompt_cache=1), list[Trial[DrawingConfig]]()
     for count in sorted(set(steps), reverse=True):
-        made.append(Trial(f"{count} steps", replace(base, steps=count), len(made)))
+        whole = len(made)
+        made.append(Trial(f"{count} steps", replace(base, steps=count), whole))
+        made += [
+            Trial(f"{count} steps, prompt_cache={each}", replace(base, steps=count, prompt_cache=each), whole)
+            for each in sorted({each for each in prompt_caches if each != 1})
+        ]
     return made
+
+
+def text_trials(base: TextConfig) -> list[Trial[TextConfig]]:
+    """A preset's settings with every kind of cache, one word a pass and with all that are 0.9 sure at once; first what computes everything."""
+    block = base.block_length
+    whole = replace(base, cache="none", steps_per_block=block, threshold=None, factor=None)
+    sure = replace(whole, threshold=0.9)
+    trials = [Trial(f"cache={cache}", replace(whole, cache=cache), 0) for cache in CACHES]
+    return trials + [Trial(f"cache={cache}, threshold=0.9", replace(sure, cache=cache), 0) for cache in CACHES]
 
 
 def drawing(model: LoadedModel, prompts: Sequence[str]) -> Callable[[DrawingConfig], Output]:
@@ -83,6 +100,18 @@ def drawing(model: LoadedModel, prompts: Sequence[str]) -> Callable[[DrawingConf
     def run(config: DrawingConfig) -> Output:
         drawings = model.generate(prompts, config, batch_size=len(prompts))
         return Output(tuple(each.codes_PQ.flatten() for each in drawings), tuple(each.image for each in drawings))
+
+    return run
+
+
+def answering(model: LoadedModel, questions: Sequence[str], image: Image.Image | None) -> Callable[[TextConfig], Output]:
+    """Answers the questions, about a picture if the model reads any, as one batch."""
+    seen = None if model.model.config.vision is None else image
+
+    def run(config: TextConfig) -> Output:
+        answers = model.understand([seen] * len(questions), questions, config, batch_size=len(questions))
+        ids = tuple(np.array(model.chat.tokenizer.encode(each.text).ids) for each in answers)
+        return Output(ids, tuple(each.text for each in answers))
 
     return run
 

@@ -88,6 +88,7 @@ def _encoding(tokenizer: Path, size: int, picture_tokens: int, model: ModelConfi
         plain,
         max_length=stage.loader.max_length,
         condition_drop=stage.image.condition_drop,
+        published_strings=stage.image.published_strings,
         image_mode=stage.image.decode,
     )
 

@@ -30,6 +30,7 @@ class EncodingConfig:
             they are resized by the rest; `exact` does neither (`images.decode`).
         vision: the tiles of a picture to read; None for a model that reads none.
         code_pixels: side of one image code in pixels.
+        published_strings: whether samples are written as the published checkpoint knows them (`data/published_strings.py`).
     """
 
     tokenizer: Path | None
@@ -40,6 +41,7 @@ class EncodingConfig:
     image_mode: images.DecodeMode = "draft"
     vision: TilingConfig | None = None
     code_pixels: int = 16
+    published_strings: bool = False
 
 
 def read_tiles(
@@ -62,7 +64,8 @@ class Encoder:
         self._reducing_gap = None if config.image_mode == "exact" else 2.0
         if config.tokenizer is None:
             raise ValueError("text needs a tokenizer")
-        self.chat = ChatTokenizer(load_tokenizer(config.tokenizer), str(config.tokenizer))
+        tokenizer, where = load_tokenizer(config.tokenizer), str(config.tokenizer)
+        self.chat = ChatTokenizer(tokenizer, where, published_strings=config.published_strings)
 
     def encode(
         self, mixture: Mixture, draw: Draw, source: Source, conversation: Conversation, blobs: Sequence[bytes]

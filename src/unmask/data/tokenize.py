@@ -2,7 +2,8 @@
 
 The chat format is LLaDA's (model.md 3.1). Each message is `<|start_header_id|>role<|end_header_id|>\\n\\n` + content + `<|eot_id|>`, after one
 `<|startoftext|>`; a picture is a run of one special token with nothing around it: `<|reserved_token_5|>` for each token of a picture to draw,
-`<|reserved_token_6|>` for each of a reference, `<|reserved_token_9|>` for each feature of a picture to read. Batches are packed, so that there
+`<|reserved_token_6|>` for each of a reference, `<|reserved_token_9|>` for each feature of a picture to read. A checkpoint that was trained on
+the published strings around pictures keeps them (`published_strings`). Batches are packed, so that there
 are no padding tokens, as inputs or as targets.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from unmask.data.conversation import ImageSlot, Located, MicroConditions, Turn, Undrawn
+from unmask.data.published_strings import as_published
 from unmask.data.tiles import Layout
 from unmask.errors import ConfigError, RowError
 from unmask.vocab import NUM_LOCATIONS, TOKENS, Vocab
@@ -130,10 +132,11 @@ class ChatTokenizer:
     Args:
         tokenizer: text -> ids.
         where: its file, for errors.
+        published_strings: whether to write what the published checkpoint was trained on (`data/published_strings.py`).
     """
 
-    def __init__(self, tokenizer: Tokenizer, where: str) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, where: str, *, published_strings: bool = False) -> None:
+        self.tokenizer, self.published_strings = tokenizer, published_strings
         self.vocab = Vocab.from_lookup(tokenizer.token_to_id, tokenizer.get_vocab_size(), where)
         if self.tokenizer.token_to_id(_LOCATIONS[-1]) != self.vocab.location_first + NUM_LOCATIONS - 1:
             raise ConfigError(
@@ -170,7 +173,7 @@ class ChatTokenizer:
         """
         ids, roles = [self.vocab.bos, *self._system[0]], [int(Role.PROMPT), *self._system[1]]
         conditions_left, features_left = iter(conditions), iter(feature_tokens)
-        for turn in turns:
+        for turn in as_published(turns) if self.published_strings else turns:
             pieces: list[str | _Run] = []
             for part in turn.parts:
                 if isinstance(part, MicroConditions):

@@ -80,6 +80,21 @@ def draw_codes(logits_MV: Tensor, uniforms_MV: Tensor | None, temperature: float
     return (logits_MV.float() / temperature + gumbel).argmax(-1)
 
 
+def keep_likely(logits_MV: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """The logits of the `top_k` likeliest, and of those the fewest that together have probability `top_p`; -inf elsewhere."""
+    if top_k is not None:
+        least_M1 = logits_MV.topk(min(top_k, logits_MV.shape[-1]), -1).values[:, -1:]
+        logits_MV = logits_MV.masked_fill(logits_MV < least_M1, -torch.inf)
+    if top_p is not None:
+        sorted_MV, places_MV = logits_MV.sort(-1, descending=True)
+        p_MV = sorted_MV.float().softmax(-1)
+        before_MV = p_MV.cumsum(-1) - p_MV  # what has come before a word that is still needed
+        enough_MV = before_MV > top_p
+        enough_MV[:, 0] = False
+        logits_MV = logits_MV.masked_fill(enough_MV.scatter(-1, places_MV, enough_MV), -torch.inf)
+    return logits_MV
+
+
 def halton_order(height: int, width: int, seed: int = 0) -> list[int]:
     """All cells of a grid of any shape (raster numbers), along a Halton sequence (bases 2 and 3); each seed starts at a place of its own."""
     order, known, number = list[int](), set[int](), random.Random(seed).randrange(height * width) if seed else 0

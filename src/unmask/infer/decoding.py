@@ -24,6 +24,7 @@ from unmask.diffusion.unmasking import (
     draw_words,
     halton_order,
     has_stratified_order,
+    keep_likely,
     stratified_order,
 )
 from unmask.errors import ConfigError, did_you_mean
@@ -41,7 +42,8 @@ class UnmaskingConfig:
         steps: forward passes; at most the number of codes is used.
         guidance_interval: first and last share of the steps between which guidance is applied.
         temperature: of the draw of each code; 0 takes the likeliest.
-        schedule, shift: how many codes are committed at each step.
+        top_k, top_p: only the likeliest so many codes are drawn, and of those the fewest that together have this probability; None: all.
+        schedule, shift: how many codes are committed at each step; None splits them equally.
         order: which codes come first.
         order_temperature: how much chance there is in an order by confidence; 0 takes the surest.
         order_schedule, order_minimum: how it falls over the steps.
@@ -52,7 +54,9 @@ class UnmaskingConfig:
     steps: int = 64
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     temperature: float = 0.3
-    schedule: CommitSchedule = "shift"
+    top_k: int | None = None
+    top_p: float | None = None
+    schedule: CommitSchedule | None = "shift"
     shift: float = 3.0
     order: CodeOrder = "stratified"
     order_temperature: float = 1.0
@@ -67,6 +71,10 @@ class UnmaskingConfig:
         for name in ("temperature", "order_temperature"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k={self.top_k}: must be 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p}: is a probability, above 0, at most 1")
         if self.order not in CODE_ORDERS:
             raise ConfigError(f"unknown order '{self.order}'", fix=did_you_mean(self.order, CODE_ORDERS))
         first, last = self.guidance_interval
@@ -311,7 +319,7 @@ class Painter:
         wanted = (offsets_B1 + places_BM.repeat(count // len(codes_BC), 1)).flatten()
         logits = model.code_head(gen, self.grid, self.compress, wanted)
         combined = logits if len(weights) == 1 else combine(logits.chunk(len(weights)), weights)
-        return combined.view(*places_BM.shape, -1)
+        return keep_likely(combined, self.config.top_k, self.config.top_p).view(*places_BM.shape, -1)
 
     def _draw(self, logits_BMV: Tensor, noise: Sequence[np.random.Generator], fixed: bool) -> Tensor:
         """A code at each place."""

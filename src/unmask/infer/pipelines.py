@@ -284,7 +284,7 @@ def load(path: str | Path, device: str | torch.device | None = None, dtype: Dtyp
     return LoadedModel(
         model.eval().requires_grad_(False),
         load_image_tokenizer(config.image_tokenizer).to(target),
-        ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file)),
+        ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file), published_strings=picture.published_strings),
         picture,
         presets=presets.read(folder),
         origin=Origin.of(folder),

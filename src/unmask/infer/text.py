@@ -95,17 +95,29 @@ class TextConfig:
         if self.guidance < 0:
             raise ConfigError(f"guidance={self.guidance}: must be 0 or more")
 
-    def counts(self) -> list[int]:
-        """How many positions each step of a block commits."""
-        return commit_counts(self.block_length, self.steps_per_block or self.block_length, self.schedule, self.shift)
+    @property
+    def num_steps(self) -> int:
+        """Passes for a block of which nothing is said yet."""
+        return len(self.counts(self.block_length))
+
+    def counts(self, masked: int) -> list[int]:
+        """How many of the masked positions of a block each step commits."""
+        return commit_counts(masked, self.steps_per_block or self.block_length, self.schedule, self.shift)
 
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """One sample to answer: embeddings [P, D] of its prompt, and its number, the key of its randomness."""
+    """One sample to answer.
+
+    Attributes:
+        embeddings_PD: of its prompt.
+        number: the key of its randomness.
+        draft: ids that its first positions have already, masks where there is something to say; None: nothing is said yet.
+    """
 
     embeddings_PD: Tensor
     number: int = 0
+    draft: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +214,11 @@ def _begin(model: UnifiedModel, prompts: Sequence[TextPrompt], mask: int, ends: 
     lengths = [len(side) + config.max_new_tokens for side in sides]
     starts = [0, *np.cumsum(lengths).tolist()]
     words = torch.full((len(prompts), config.max_new_tokens), mask, device=device)
+    for words_L, prompt in zip(words, prompts, strict=True):
+        if prompt.draft is not None:
+            if len(prompt.draft) > len(words_L):
+                raise ConfigError(f"the draft has {len(prompt.draft)} positions, more than max_new_tokens={len(words_L)}")
+            words_L[: len(prompt.draft)] = prompt.draft.to(device)
     noise = [keyed_generator(config.seed, prompt.number, "words") for prompt in prompts]
     cache = TextCache(model.transformer, starts[-1])
     return _State(sides, config, mask, tuple(ends), words, cache, starts[:-1], noise, [0] * len(prompts))
@@ -253,15 +270,16 @@ def _fill_block(model: UnifiedModel, state: _State, block: int, running: list[in
     config = state.config
     first, end = block * config.block_length, (block + 1) * config.block_length
     dynamic = config.threshold is not None or config.factor is not None
-    counts = [0] * config.block_length if dynamic else config.counts()
-    for step, count in enumerate(counts):
+    counts = [] if dynamic else [config.counts(int(_masked(state, sample, first, end).sum())) for sample in running]
+    num_steps = max(map(len, counts), default=config.block_length)
+    for step in range(num_steps):
         left = [
             sample
             for sample in running
             if _masked(state, sample, first, end).any() and not (config.stop and _ended(state, sample))
         ]
         if not left:
-            state.steps += 0 if dynamic else len(counts) - step
+            state.steps += 0 if dynamic else max(num_steps, config.num_steps) - step
             return
         if config.cache == "dual":
             part = None if step == 0 else (first, end)
@@ -271,6 +289,8 @@ def _fill_block(model: UnifiedModel, state: _State, block: int, running: list[in
         before = state.words_SL.clone()
         for place, sample in enumerate(left):
             state.passes[sample] += 1
+            planned = [] if dynamic else counts[running.index(sample)]
+            count = planned[step] if step < len(planned) else 0
             _commit(model, state, sample, (first, end), count, _block_states(state, hidden, place, len(left), part, first))
         if watch is not None:
             positions = tuple(0 if part is None else len(state.prompts[sample]) + part[0] for sample in left)
@@ -281,6 +301,7 @@ def _fill_block(model: UnifiedModel, state: _State, block: int, running: list[in
             if other is not None:
                 state.words_SL.copy_(other)
         state.steps += 1
+    state.steps += 0 if dynamic else max(config.num_steps - num_steps, 0)
 
 
 def _block_states(

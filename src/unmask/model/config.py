@@ -136,11 +136,13 @@ class PictureConfig:
         size: side in pixels.
         compress: whether one gen token holds 2x2 codes.
         conditions: whether its prompts told it about sizes, crop and scores (micro-conditions).
+        published_strings: whether its prompts were written as the published checkpoint knows them (`data/published_strings.py`).
     """
 
     size: int
     compress: bool
     conditions: bool
+    published_strings: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

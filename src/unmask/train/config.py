@@ -26,12 +26,15 @@ class ImageConfig:
         compress: whether one gen token holds 2x2 codes (published: off at 256 px, on at 1024).
         condition_drop: share of the pictures whose micro-conditions are left out.
         decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
+        published_strings: whether samples are written as the published checkpoint knows them, with words around pictures that were meant as
+            tokens (`data/published_strings.py`); saved with the checkpoint.
     """
 
     size: int
     compress: bool
     condition_drop: float = 0.3
     decode: DecodeMode = "draft"
+    published_strings: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,10 @@ class UnifiedTask:
     def saved(self) -> Saved:
         """All weights, or what was learned beside those that are adapted."""
         image = self.stage.image
-        picture = PictureConfig(size=image.size, compress=image.compress, conditions=image.condition_drop < 1)
+        told = image.condition_drop < 1
+        picture = PictureConfig(
+            size=image.size, compress=image.compress, conditions=told, published_strings=image.published_strings
+        )
         configs = {"stage": self.stage, "model": self.model.config, "picture": picture, "decode": self.presets}
         if self.adapters is None:
             return Saved(native.WEIGHTS, self.model.state_dict(), configs)
@@ -159,6 +162,7 @@ def _encoding(stage: StageConfig, tokenizer_file: Path, model: ModelConfig) -> E
         image_mode=stage.image.decode,
         vision=tiling(model),
         code_pixels=model.image_tokenizer.factor,
+        published_strings=stage.image.published_strings,
     )
 
 

@@ -142,7 +142,8 @@ def test_ours_to_published_and_back(tmp_path: Path) -> None:
         replace(each.model.config, name="", tokenizer="", image_tokenizer=each.image_tokenizer.config) for each in (one, other)
     ]
     kept = [replace(each, image_tokenizer=replace(each.image_tokenizer, weights=None)) for each in sizes]
-    assert kept[0] == kept[1] and one.picture == other.picture == PictureConfig(size=16, compress=True, conditions=True)
+    published = PictureConfig(size=16, compress=True, conditions=True, published_strings=True)
+    assert kept[0] == kept[1] and one.picture == other.picture == published
 
 
 @pytest.mark.parametrize("kind", ["lavida", "llada"])

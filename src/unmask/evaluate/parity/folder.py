@@ -43,6 +43,7 @@ class Ids:
     drawn: int
     reference: int
     infill_marker: int
+    location_first: int
 
     @classmethod
     def from_mask(cls, mask: int) -> "Ids":
@@ -55,6 +56,7 @@ class Ids:
             PUBLISHED.image_target + moved,
             PUBLISHED.image_reference + moved,
             PUBLISHED.infill_marker + moved,
+            PUBLISHED.location_first + moved,
         )
 
 
@@ -82,8 +84,9 @@ class System:
 
     @cached_property
     def pictures(self) -> dict[str, np.ndarray]:
-        """The folder's pictures by file name, uint8 [H, W, 3]."""
-        return {path.name: np.load(path, allow_pickle=False) for path in sorted(self.folder.glob("*.npy"))}
+        """The folder's pictures by file name, uint8 [H, W, 3]; other arrays are none."""
+        arrays = {path.name: np.load(path, allow_pickle=False) for path in sorted(self.folder.glob("*.npy"))}
+        return {name: array for name, array in arrays.items() if array.dtype == np.uint8 and array.shape[2:] == (3,)}
 
 
 class Folder:

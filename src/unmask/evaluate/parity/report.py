@@ -96,6 +96,19 @@ class Cannot(Exception):
     """A case asks for something that this program does not render; says what."""
 
 
+class Ambiguous(Cannot):
+    """A case may read any of several pictures of its folder.
+
+    Args:
+        message: says so.
+        candidates: their names.
+    """
+
+    def __init__(self, message: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
 class Case:
     """The tensors and settings of one case, and the report that is written while they are used.
 
@@ -104,7 +117,12 @@ class Case:
         settings: its entry in `cases.json`.
         tensors: its file.
         tolerance: relative error that values may have.
+
+    Attributes:
+        chosen_picture: of the folder's pictures the one that it is taken to read, where nothing tells.
     """
+
+    chosen_picture: str | None = None
 
     def __init__(self, name: str, settings: dict[str, Any], tensors: dict[str, Tensor], tolerance: float) -> None:
         self.name, self.settings, self.tensors, self.tolerance = name, settings, tensors, tolerance
@@ -127,17 +145,22 @@ class Case:
     def close(self, name: str, ours: Tensor, *, factor: float = 1.0, note: str = "") -> None:
         """Compare values, if the case holds them."""
         if name in self.tensors:
+            ours = fitted(ours, self.tensors[name])
             self._add(name, relative_error(ours, self.tensors[name]), self.tolerance * factor, ours, note)
 
     def equal(self, name: str, ours: Tensor, *, note: str = "") -> None:
         """Compare whole numbers, if the case holds them."""
         if name in self.tensors:
+            ours = fitted(ours, self.tensors[name])
             self._add(name, differing(ours, self.tensors[name]), 0.0, ours, note)
 
     def same_set(self, name: str, ours: Tensor, *, note: str = "") -> None:
-        """Compare whole numbers whose order means nothing."""
+        """Compare rows [B, K] of whole numbers whose order means nothing."""
         if name in self.tensors:
-            self._add(name, differing(ours.flatten().sort().values, self.tensors[name].flatten().sort().values), 0.0, ours, note)
+            theirs = self.tensors[name]
+            theirs = theirs.view(ours.shape) if theirs.numel() == ours.numel() else theirs
+            error = differing(ours.sort(-1).values, theirs.sort(-1).values)
+            self._add(name, error, 0.0, fitted(ours, self.tensors[name]), note)
 
     def number(self, name: str, ours: float) -> None:
         """Compare a number of the case's settings, if it is there."""
@@ -192,6 +215,12 @@ class Case:
             note = f"ours {tuple(ours.shape)}, theirs {tuple(theirs.shape)}"
         self.report.inputs.discard(name)
         self.report.comparisons.append(Comparison(name, error, limit, note))
+
+
+def fitted(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Ours in the shape of theirs where only sides of length 1 differ."""
+    same = [side for side in ours.shape if side != 1] == [side for side in theirs.shape if side != 1]
+    return ours.reshape(theirs.shape) if same else ours
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unmask.data.tiles import NEWLINE, Layout, anyres, cut_tiles, single
 from unmask.evaluate.parity.folder import IGNORED_ID, IMAGE, System
-from unmask.evaluate.parity.report import Cannot, Case
+from unmask.evaluate.parity.report import Ambiguous, Cannot, Case
 from unmask.model.transformer import Packing, Streams, Transformer
 from unmask.model.unified import Sight, UnifiedModel
 
@@ -33,30 +33,40 @@ class Picture:
     layout: Layout
 
 
-def cut(image: Image.Image, system: System) -> Picture:
-    """A picture that is read alone."""
+def cut(image: Image.Image, system: System, *, alone: bool = True) -> Picture:
+    """A picture that is read alone, or one of several, each of which is padded to one tile."""
     assert system.tiling is not None
-    layout = anyres(image.size, system.tiling)
+    layout = anyres(image.size, system.tiling) if alone else single(system.tiling)
     tiles = torch.from_numpy(cut_tiles(image, image.size, layout, system.tiling)).permute(0, 3, 1, 2)
     return Picture((tiles / 255 - 0.5) / 0.5, layout)
 
 
-def find_image(case: Case, system: System) -> Image.Image:
-    """The picture of a case whose file holds no pixels: the one that its settings name, or the only one in the folder.
+def find_images(case: Case, system: System, count: int) -> list[Image.Image]:
+    """The pictures of a case whose file holds no pixels: those that its settings name, or those of the folder that fit.
 
     Raises:
-        Cannot: there is none, or there are several.
+        Ambiguous: one is wanted, and several may be it.
+        Cannot: there are none, or not as many.
     """
-    named = [
-        value for key, value in case.settings.items() if "image" in key and isinstance(value, str) and value in system.pictures
-    ]
+    if case.chosen_picture is not None and count == 1:
+        return [Image.fromarray(system.pictures[case.chosen_picture]).convert("RGB")]
+    named = [name for key, value in case.settings.items() if "image" in key for name in _names(value) if name in system.pictures]
     found = named or list(system.pictures)
     sizes = case.settings.get("image_size_wh")
-    if len(found) > 1 and sizes:
+    if len(found) > count and sizes:
         found = [name for name in found if list(system.pictures[name].shape[1::-1]) == list(sizes)]
-    if len(found) != 1:
-        raise Cannot(f"it reads a picture, and {len(found)} .npy pictures of the folder may be it: {', '.join(found) or 'none'}")
-    return Image.fromarray(system.pictures[found[0]]).convert("RGB")
+    if len(found) > 1 and count == 1:
+        raise Ambiguous(
+            f"it reads a picture, and {len(found)} .npy pictures of the folder may be it: {', '.join(found)}", tuple(found)
+        )
+    if len(found) != count:
+        wanted = "a picture" if count == 1 else f"{count} pictures"
+        raise Cannot(f"it reads {wanted}, and {len(found)} .npy pictures of the folder may be it: {', '.join(found) or 'none'}")
+    return [Image.fromarray(system.pictures[name]).convert("RGB") for name in found]
+
+
+def _names(value: Any) -> list[str]:
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
 
 
 def pictures_of(case: Case, system: System, ids_BL: Tensor) -> list[list[Picture]]:
@@ -77,19 +87,21 @@ def pictures_of(case: Case, system: System, ids_BL: Tensor) -> list[list[Picture
         if "pixel_values" in case and len(case.tensors["pixel_values"]) == sum(counts) > 1:
             tiles = iter(case.input("pixel_values"))
             return [[Picture(next(tiles)[None], single(system.tiling)) for _ in range(count)] for count in counts]
-        if counts != [1]:
-            raise Cannot(f"its file holds no pixels of the {sum(counts)} pictures that it reads")
         if "pixel_values" in case:
+            if sum(counts) != 1:
+                raise Cannot(f"its file holds no pixels of the {sum(counts)} pictures that it reads")
             size = case.settings.get("image_size_wh") or next(iter(sizes), None)
             try:
-                image = find_image(case, system)
+                (image,) = find_images(case, system, 1)
                 case.close("pixel_values", cut(image, system).tiles_N3SS)
                 size = size or image.size
             except Cannot:
                 pass  # the picture itself is not here: its tiles are an input
             pixels = case.input("pixel_values")
-            return [[Picture(pixels, _layout(len(pixels), size, system))]]
-        return [[cut(find_image(case, system), system)]]
+            only = Picture(pixels, _layout(len(pixels), size, system))
+            return [[only] * count for count in counts]
+        found = iter(find_images(case, system, sum(counts)))
+        return [[cut(next(found), system, alone=count == 1) for _ in range(count)] for count in counts]
     dummies = len(names) != sum(counts)
     if len(names) != sum(max(count, 1) if dummies else count for count in counts):
         raise Cannot(f"its rows read {counts} pictures, its file holds {len(names)}")

@@ -182,7 +182,7 @@ def _plan_import(opened: Opened, report: Report, options: Options) -> _Target:
     picture = opened.picture
     if picture is None and opened.kind == "lavida-o":
         size = options.image_size or 64 * config.image_tokenizer.factor
-        picture = PictureConfig(size=size, compress=True, conditions=True)
+        picture = PictureConfig(size=size, compress=True, conditions=True, published_strings=True)
     target = _Target(pieces, vq, config, picture, report)
     if opened.tokenizer is not None:
         tokenizer = opened.tokenizer

@@ -20,7 +20,8 @@ from unmask.data.tokenize import Role, TokenSample
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
-from unmask.train.step import Corrupted, Objective, accumulate, corrupt, losses
+from unmask.train.objective import Objective
+from unmask.train.step import Corrupted, accumulate, corrupt, losses
 
 CPU = torch.device("cpu")
 CHAT = chat()

@@ -16,6 +16,7 @@ from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
 from unmask.train.stages import ANY, read_stage
+from unmask.train.trackers import LogConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +133,6 @@ class CheckpointConfig:
     every: int = 500
     keep: int = 3
     background: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """Where figures go, besides `metrics.jsonl` and the progress bar."""
-
-    tensorboard: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

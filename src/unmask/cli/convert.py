@@ -21,8 +21,10 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
+
+from unmask.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Convert and report."""
     from unmask.errors import ConfigError  # noqa: PLC0415
+    from unmask.infer import presets  # noqa: PLC0415
     from unmask.model.weights import convert as conversion  # noqa: PLC0415  (`--help` stays quick)
     from unmask.model.weights.source import Hints  # noqa: PLC0415
     from unmask.train.config import load_model_config  # noqa: PLC0415
@@ -87,9 +90,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
         shard_bytes=int(options.shard_size * 1e9),
         licence=_licence(options, console),
         overwrite=options.overwrite,
+        beside=lambda picture: presets.as_file(presets.of_published(picture)),
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(console, TimeElapsedColumn()) as bar:
         task = bar.add_task("files of weights", total=None)
         report = conversion.convert(
             options.source, options.target, wanted, lambda done, total: bar.update(task, completed=done, total=total)

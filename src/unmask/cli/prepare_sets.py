@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli.progress import progress_bar
 from unmask.errors import ConfigError, DataError
 from unmask.prepare.converter import Converter, Job, readable
 from unmask.prepare.entry import entry_text
@@ -215,14 +216,8 @@ class _Bar:
     """A progress bar where there is a terminal, silence where there is none."""
 
     def __init__(self, console: Console) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f}/s"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        speed = TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f}/s")
+        self._progress = progress_bar(console, speed, TimeRemainingColumn())
         self._task = self._progress.add_task("looking", total=None, rows=0, speed=0.0)
         self._start = time.monotonic()
 

@@ -11,10 +11,12 @@ from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.distributed.mesh import Ranks
 from unmask.errors import CheckpointError, ConfigError
+from unmask.infer import presets
+from unmask.infer.presets import Presets
 from unmask.model import lora
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
-from unmask.model.unified import UnifiedModel
+from unmask.model.unified import UnifiedModel, materialise
 from unmask.model.weights import native
 from unmask.randomness import key_digest
 from unmask.storage.hub import locate
@@ -23,7 +25,7 @@ from unmask.train.config import StageConfig, load_model_config, tiling
 from unmask.train.costs import Learns, sample_flops, what_learns
 from unmask.train.objective import Objective
 from unmask.train.optim import freeze
-from unmask.train.parallelize import Parallel, materialise
+from unmask.train.parallelize import Parallel
 from unmask.train.parts import NAMES, piece_of
 from unmask.train.step import accumulate
 from unmask.train.tally import Ledger
@@ -53,6 +55,7 @@ class UnifiedTask:
             raise ConfigError(
                 f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
             )
+        self.presets = _presets(stage)
         self.model, self.adapters, self.parallel = _start(config, stage, ranks)
         _check_parts(self.model, stage)
         self.objective = Objective(
@@ -84,7 +87,7 @@ class UnifiedTask:
         """All weights, or what was learned beside those that are adapted."""
         image = self.stage.image
         picture = PictureConfig(size=image.size, compress=image.compress, conditions=image.condition_drop < 1)
-        configs = {"stage": self.stage, "model": self.model.config, "picture": picture}
+        configs = {"stage": self.stage, "model": self.model.config, "picture": picture, "decode": self.presets}
         if self.adapters is None:
             return Saved(native.WEIGHTS, self.model.state_dict(), configs)
         return Saved(lora.WEIGHTS, lora.learned(self.model), {**configs, "adapters": self.adapters})
@@ -112,6 +115,13 @@ class UnifiedTask:
             fix = f"go on with the same `lora` and init={before.base}, or set out=FOLDER for a new run"
             raise CheckpointError(f"has other adapters: {changes}", where=str(folder), fix=fix)
         native.load_adapters(folder, self.model)
+
+
+def _presets(stage: StageConfig) -> Presets:
+    """How the model is to be used: as the stage says, else as the checkpoint that it starts from says."""
+    if stage.decode is not None:
+        return presets.read_file(stage.decode).over(presets.BUILTIN)
+    return presets.BUILTIN if stage.init is None else presets.read(native.find(stage.init, check=False))
 
 
 def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[UnifiedModel, lora.Adapters | None, Parallel]:

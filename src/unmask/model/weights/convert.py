@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,7 @@ class Options:
         shard_bytes: size of the target's shards.
         licence: of the source's weights.
         overwrite: replace a folder that this made before.
+        beside: further files of a whole published model in our layout, by the pictures that it draws.
     """
 
     to: Layout = "native"
@@ -54,6 +55,7 @@ class Options:
     shard_bytes: int = DEFAULT_LIMIT
     licence: str = card.UNKNOWN
     overwrite: bool = False
+    beside: Callable[[PictureConfig], Mapping[str, str]] = lambda _: {}
 
 
 @dataclass
@@ -343,6 +345,7 @@ def _write(target: _Target, opened: Opened, folder: Path, options: Options, prog
         target.files["model.yaml"] = to_yaml(target.config)
         if target.picture is not None:
             target.files["picture.yaml"] = to_yaml(target.picture)
+            target.files.update(_decode_settings(opened, target.picture, options))
         if opened.published:
             target.files[PUBLISHED] = json.dumps(opened.published, indent=1) + "\n"
     stage = _stage(opened, options)
@@ -350,6 +353,14 @@ def _write(target: _Target, opened: Opened, folder: Path, options: Options, prog
     target.files[native.CONVERSION] = json.dumps(target.report.as_json(), indent=1) + "\n"
     for name, text in target.files.items():
         (folder / name).write_text(text)
+
+
+def _decode_settings(opened: Opened, picture: PictureConfig, options: Options) -> Mapping[str, str]:
+    """Those of the source, where it is one of ours and has some."""
+    own = opened.folder / native.DECODE
+    if own.is_file():
+        return {native.DECODE: own.read_text()}
+    return {} if opened.own or options.stage1 else options.beside(picture)
 
 
 def _stream(pieces: Sequence[Piece], writers: dict[str, ShardWriter], progress: Progress | None) -> None:

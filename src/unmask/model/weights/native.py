@@ -25,6 +25,8 @@ SHARDED = "sharded"
 """Folder of a checkpoint that several ranks wrote: `model/...` and `optimizer/...`, each rank's rows in a file of its own."""
 MODEL = "model/"
 CONVERSION = "conversion.json"
+DECODE = "decode.yaml"
+"""The presets of a checkpoint (`infer/presets.py`)."""
 
 
 def finished(run: Path) -> list[Path]:

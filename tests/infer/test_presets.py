@@ -24,6 +24,7 @@ presets:
     generate: {steps: 3, guidance: 1.5, order: halton, guidance_interval: [0.1, 0.9]}
     edit: {guidance_text: 4.0, mode: 1}
     text: {max_new_tokens: 8, block_length: 4}
+    ground: {steps: 4}
   quick: {generate: {steps: 2}}
 """
 
@@ -64,6 +65,7 @@ def test_a_run_saves_what_its_stage_says_and_load_reads_it(tmp_path: Path) -> No
     model = load(tmp_path / "run")
     assert set(model.presets.presets) == {*BUILTIN.presets, "quick"}
     assert model.presets.default.about == "found by hand" and model.presets.editing().mode == 1
+    assert model.presets.grounding().steps == 4
     assert model.presets.drawing("quick") == DrawingConfig(steps=2)
     made = model.generate("a red circle")[0]
     assert made.record["settings"]["steps"] == 3 and made.record["settings"]["order"] == "halton"
@@ -85,7 +87,9 @@ def test_a_preset_may_be_silent_but_not_asked_in_vain() -> None:
         BUILTIN.editing("published-256")
     with pytest.raises(ConfigError, match="preset 'published-256' is for generate, not for text; take one of default"):
         BUILTIN.text("published-256")
-    with pytest.raises(ValueError, match="presets: 'default' says nothing about edit, text; it is what all others fall back on"):
+    with pytest.raises(
+        ValueError, match="presets: 'default' says nothing about edit, text, ground; it is what all others fall back on"
+    ):
         Presets(presets={"default": Preset(generate=DrawingConfig())})
 
 

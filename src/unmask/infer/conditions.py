@@ -39,16 +39,16 @@ class Places:
         return cls(words, features, reference, drawn)
 
     @property
-    def none_L(self) -> Tensor:
+    def nothing(self) -> Tensor:
         """What the full condition lacks."""
         return torch.zeros_like(self.drawn_L)
 
     @property
-    def prompt_L(self) -> Tensor:
+    def prompt(self) -> Tensor:
         """What the empty condition lacks."""
         return self.words_L | self.features_L | self.reference_L
 
-    def second_L(self, mode: int) -> Tensor:
+    def second(self, mode: int) -> Tensor:
         """What the second condition of an edit lacks, by the published mode.
 
         0: all but the reference's codes; 1: those codes; 2: the codes and the features of the source; 3: the words.

@@ -220,7 +220,7 @@ def generate(
             _turns(wanted), pictures, conditions=[facts], grid=grid, number=wanted.number, what=f"prompt {row + 1}"
         )
         places, mask_D = Places.of_roles(prompt.roles_L), parts.mask_embedding
-        lacking = (places.none_L, places.prompt_L)[: len(guidance)]
+        lacking = (places.nothing, places.prompt)[: len(guidance)]
         sides_of = tuple(places.condition(prompt.embeddings_LD, each_L, mask_D) for each_L in lacking)
         record = {
             "task": "generate",

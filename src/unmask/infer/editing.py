@@ -131,7 +131,7 @@ def edit(parts: ModelParts, wanted: Sequence[Edit], config: EditConfig, *, watch
         prompt = builder.build(turns, pictures, number=each.number, what=f"edit {row + 1}")
         assert prompt.references_RPQ is not None
         places, mask_D = Places.of_roles(prompt.roles_L), parts.mask_embedding
-        lacking = (places.none_L, places.second_L(config.mode), places.prompt_L)
+        lacking = (places.nothing, places.second(config.mode), places.prompt)
         conditions = tuple(
             places.condition(prompt.embeddings_LD, lacking[side], mask_D, prompt.references_RPQ) for side, _ in kept
         )

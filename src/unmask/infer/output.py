@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ def write_drawings(drawings: Sequence[Drawing], folder: Path, names: Sequence[st
     """
     names = [name_of(each) for each in drawings] if names is None else names
     paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
         for name, drawing in zip(names, drawings, strict=True):
             note = PngInfo()
             note.add_text(RECORD, json.dumps(dict(drawing.record), ensure_ascii=True))
@@ -39,9 +39,21 @@ def write_drawings(drawings: Sequence[Drawing], folder: Path, names: Sequence[st
             if drawing.frames:
                 paths.append(folder / f"{name}-filmstrip.png")
                 filmstrip([image for _, image in drawing.frames]).save(paths[-1], pnginfo=note)
+    return paths
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make a folder and write into it.
+
+    Raises:
+        UnmaskError: that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise UnmaskError(f"cannot be written ({error.strerror})", where=str(folder), fix="give another --out folder") from None
-    return paths
 
 
 def name_of(drawing: Drawing) -> str:

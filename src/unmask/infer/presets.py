@@ -4,10 +4,11 @@ A preset says how some tasks are done; a task that it is silent about is done as
 `BUILTIN`, whose published presets are those of the published system (model.md 6.5), with scales named by what they amplify.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from unmask.config import FieldError, apply_overrides, build, parse_text, read_yaml, to_yaml
 from unmask.diffusion.guidance import published_edit_scales
@@ -138,6 +139,15 @@ def change(config: T, overrides: Sequence[str]) -> T:
         ConfigError: there is no such setting, or it does not take this value.
     """
     return build(type(config), apply_overrides(parse_text(to_yaml(config), "preset"), overrides))
+
+
+def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
+    """The settings that an output was made with.
+
+    Raises:
+        ConfigError: it was made with settings that there are no more.
+    """
+    return build(cls, parse_text(json.dumps(record["settings"]), "its record"))
 
 
 def read(folder: Path) -> Presets:

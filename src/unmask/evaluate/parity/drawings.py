@@ -150,9 +150,9 @@ def _conditions(case: Case, system: System, merged: Merged, settings: _Settings,
         prompt |= (torch.arange(len(ids_L)) > ends[1] + header) & (torch.arange(len(ids_L)) < int(drawn.int().argmax()))
     case.equal("is_prompt", prompt[None])
     places = Places(~reference & ~drawn & ~features, features, reference, drawn)
-    second = [] if settings.mode is None else [places.second_L(settings.mode)]
+    second = [] if settings.mode is None else [places.second(settings.mode)]
     text_LD, mask_D = embed(system, merged)[0], system.model.text_embedding.weight[system.ids.mask]
-    return [places.condition(text_LD, lacking_L, mask_D, references) for lacking_L in (places.none_L, *second, prompt)]
+    return [places.condition(text_LD, lacking_L, mask_D, references) for lacking_L in (places.nothing, *second, prompt)]
 
 
 class _Follower:

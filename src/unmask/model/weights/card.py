@@ -69,5 +69,5 @@ def _use(report: Report, picture: PictureConfig | None) -> list[str]:
         "```",
         "",
         f"Pictures of {side}x{side} px; {'2x2 codes' if picture.compress else 'one code'} a token; prompts "
-        f"{'with' if picture.conditions else 'without'} micro-conditions. `decode.yaml` says how it draws; other settings: `unmask generate --help`.",
+        f"{'with' if picture.conditions else 'without'} micro-conditions. How it draws: `decode.yaml`.",
     ]

@@ -1,0 +1,95 @@
+"""Change pictures as told, or draw a part of them anew.
+
+  unmask edit runs/s3-unified --image a.png "make the circle red"
+  unmask edit runs/s3-unified --image a.png "add a small cat" --mask where.png      only what is white in where.png may change
+  unmask edit runs/s3-unified --image a.png --image b.png "put the hat of the second on the first"
+  unmask edit weights/lavida-o --image a.png "remove the car" --preset published-edit --seed 7 --filmstrip
+  unmask edit runs/s3-unified --again pictures/000-make-the-circle-red.png          the same picture, from the settings that it holds
+
+Several instructions are several edits of the same picture or pictures. The answer has the shape of its picture, at the size that the model
+draws. Inside the mask codes are drawn anew, outside they are those of the picture, so that it changes no more than coding it does.
+
+Two scales say what counts: --guidance-text how closely the instruction is followed, --guidance-image how much of the picture is kept; 1 and 1
+is the plain model. Settings for --set: steps, guidance_text, guidance_image, mode (the published edit_mode, 0 to 3), guidance_interval,
+temperature, schedule, shift, order, order_temperature, order_schedule, order_minimum, order_seed, seed.
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from unmask.cli import pictures
+from unmask.errors import ConfigError
+
+FLAGS = (
+    ("steps", int, "forward passes: more draw better, up to the number of codes"),
+    ("guidance_text", float, "how closely the instruction is followed"),
+    ("guidance_image", float, "how much of the picture is kept"),
+    ("temperature", float, "of each code's draw; 0 takes the likeliest"),
+    ("seed", int, "another seed, another picture"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Checkpoint, pictures, instructions, and how to unmask."""
+    pictures.add_model(parser)
+    parser.set_defaults(more="instructions")
+    parser.add_argument("instructions", nargs="*", metavar="instruction", help="what to change, in quotes")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="the picture to change; again for a second one"
+    )
+    parser.add_argument(
+        "--mask", metavar="FILE", help="a picture of the same size: white where it may change, black where it stays"
+    )
+    parser.add_argument("--again", type=Path, metavar="PNG", help="make a picture again from the settings that it holds")
+    pictures.add_settings(parser, FLAGS)
+    pictures.add_output(parser, 8)
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Edit and write."""
+    if bool(options.instructions) == (options.again is not None):
+        what = "there is no instruction" if options.again is None else "there are instructions beside --again"
+        raise ConfigError(what, fix="give one of the two")
+    if not options.image and options.again is None:
+        raise ConfigError("there is no picture to change", fix="give --image FILE")
+    model = pictures.load(options)
+    from unmask.infer import drawing  # noqa: PLC0415  (`--help` stays quick)
+    from unmask.infer.editing import EditConfig  # noqa: PLC0415
+    from unmask.infer.presets import from_record  # noqa: PLC0415
+
+    instructions, images, mask, numbers = options.instructions, options.image, options.mask, None
+    if options.again is not None:
+        pictures.only(options)
+        record = pictures.recorded(options.again, "edit", model, options, console)
+        config = from_record(EditConfig, record)
+        instructions, numbers = [record["prompt"]], [record["number"]]
+        images = images or _files(record["images"], options.again, "--image")
+        mask = mask or (_files([record["mask"]], options.again, "--mask")[0] if "mask" in record else None)
+    else:
+        config, named = pictures.settings(model.presets.editing(options.preset), options, [name for name, *_ in FLAGS])
+        config = config if "order" in named else drawing.fitting(config, drawing.grid_of(model, None))
+    with pictures.watched(len(instructions)) as watching:
+        drawings = model.edit(
+            [images] * len(instructions),
+            instructions,
+            config,
+            mask=mask,
+            batch_size=options.batch_size,
+            filmstrip=pictures.FRAMES if options.filmstrip else 0,
+            numbers=numbers,
+            **watching,
+        )
+    pictures.deliver(drawings, options, console)
+
+
+def _files(about: list[dict[str, object]], picture: Path, flag: str) -> list[str]:
+    """The files that a record names.
+
+    Raises:
+        ConfigError: a picture was in memory.
+    """
+    if not all("file" in each for each in about):
+        raise ConfigError("was made from a picture that was in no file", where=str(picture), fix=f"give it with {flag}")
+    return [str(each["file"]) for each in about]

@@ -1,5 +1,6 @@
 """Several ranks are one process: the same batches, the same losses up to rounding, the same run after a kill, on any number of them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,27 @@ def test_ranks_are_one_process(
     for what in ("draws", "sees") if "batch.per_device=4" not in overrides else ():
         slots = [[getattr(batch, what) for batch in slot] for step in together(seen) for slot in step]
         assert any(len(set(slot)) == 2 for slot in slots), "every rank had the same kind of task all the time: this shows nothing"
+
+
+SWITCHES = ("corruption.complementary=true", "loss.weighting=inverse_t", "corruption.both_drop=0.2", "infill=0.8", "steps=2")
+
+
+def test_eight_samples_are_two_ranks_of_two_micro_batches_of_two(stage: Path, tmp_path: Path) -> None:
+    """With every switch of the objective: losses, gradients and all figures that tell losses apart."""
+    train_ranks(1, stage, *SWITCHES, "batch.per_device=8", f"out={tmp_path / 'one'}")
+    train_ranks(2, stage, *SWITCHES, "batch.per_device=2", f"out={tmp_path / 'two'}")
+    assert_same(tmp_path / "two", tmp_path / "one")
+    compared = 0
+    for one, two in zip(*(figures(tmp_path / name) for name in ("one", "two")), strict=True):
+        assert one == pytest.approx(two, rel=2e-5)
+        compared += len(one)
+    assert compared > 20
+
+
+def figures(run: Path) -> list[dict[str, float]]:
+    """Losses told apart, and rows, of every step."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name.startswith(("loss/", "rows/"))} for line in lines]
 
 
 def test_parts_that_learn_beside_frozen_ones_from_a_checkpoint(stage: Path, alone: list[Seen], tmp_path: Path) -> None:

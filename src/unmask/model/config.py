@@ -9,13 +9,13 @@ needed; no variable is read. "Model", "stage" and "data" are the files of `confi
   DEBUG_FIX_PADDING                always so: thumbnails are padded to a square, never squashed
   SKIP_DOWN_SAMPLE                 stage `image.compress: false`; saved with the checkpoint
   IGNORE_TEXT_LOSS                 stage `text_loss: false`; the text tower then stops behind the last joint layer
-  SKIP_COMPLEMENTARY_MASKING       always so, as in every published stage: a batch is not doubled
+  SKIP_COMPLEMENTARY_MASKING       stage `corruption.complementary: false`, as in every published stage: a batch is not doubled
   SELECT_ALL_INDEX                 always so: all turns of a conversation are kept; SELECT_ONE_INDEX belongs to another model
-  ENFORCE_NUM_ITEMIN_BATCH         always so: means are over the targets of the whole step
+  ENFORCE_NUM_ITEMIN_BATCH         stage `loss.mean: step`: means are over the targets of the whole step
   USE_FLEX_ATTENTION               stage `compute.attention`, which changes no result; prefix masks (never used) are not built
   ALWAYS_HAS_COND                  light is measured wherever micro-conditions are kept; stage `image.condition_drop` leaves them out
   MAX_CAP_LENGTH                   a constant of the text-to-image functions
-  IS_INFILLE_MODEL                 not built: off in every published script
+  IS_INFILLE_MODEL                 stage `infill: 0.8`; off in every published script
   EVAL_CONV_TEMPLATE, debugging    not needed
 
 The final norm over a gen state that is padded to the text width (its rms is smaller by sqrt(text_width / gen_width)) is no setting either: it

@@ -10,11 +10,13 @@ from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
+from unmask.diffusion.losses import LossConfig
 from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
 from unmask.train.stages import ANY, read_stage
+from unmask.train.trackers import LogConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +139,6 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """Where figures go, besides `metrics.jsonl` and the progress bar."""
-
-    tensorboard: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What every run says, whatever it trains.
 
@@ -196,6 +191,11 @@ class StageConfig(RunConfig):
         lora: adapters on the towers' layers; everything but them and `trainable` stays as in `init`.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
         edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
+        eos_targets: the most end-of-text tokens that follow an answer in words and are learned like it, so that a model that is given room for
+            a longer answer learns to leave it empty; half of the samples have none, the others 1 ... that many. The published padding makes all
+            of a batch's rows as long as the longest, and learns every token of it (model.md 4.6).
+        infill: share of the answers in words that get marks where text may be put in (fill-in-the-middle; published: 0, or 0.8 where it is on).
+        loss: how the losses of all targets become one number.
         decode: a file of presets (`infer/presets.py`) that is saved with the weights and says how they are used; null: as of `init`, or the
             built-in ones.
     """
@@ -206,6 +206,9 @@ class StageConfig(RunConfig):
     lora: LoraConfig | None = None
     text_loss: bool = True
     edit_weight: float = 5.0
+    eos_targets: int = 32
+    infill: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
     decode: Path | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
@@ -214,6 +217,10 @@ class StageConfig(RunConfig):
         super().__post_init__()
         if not self.edit_weight > 0:
             raise FieldError("edit_weight", f"must be above 0, not {self.edit_weight}")
+        if self.eos_targets < 0:
+            raise FieldError("eos_targets", f"must not be below 0, not {self.eos_targets}")
+        if not 0 <= self.infill <= 1:
+            raise FieldError("infill", f"is a share of the samples, 0 to 1, not {self.infill}")
         wrong = parts.unknown(self.learning)
         if wrong is not None:
             raise FieldError("trainable", *wrong)

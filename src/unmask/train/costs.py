@@ -27,6 +27,8 @@ RESERVE = 3.0
 """GiB for the CUDA context, communication buffers and fragmentation: an allowance, not counted from anything."""
 LOSS_ROWS = 1024
 """Targets whose logits exist at one time."""
+HALF = (0.5, 0.5)
+"""Shares of answers and of codes that are masked, before anything is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +153,10 @@ def tower_flops(width: int, inner: int, mlp: int) -> int:
     return 2 * (4 * width * inner + 3 * width * mlp)
 
 
-def sample_flops(shape: Shape, stage: StageConfig, config: ModelConfig, learns: Learns, masked: float = 0.5) -> float:
-    """Operations of one sample, forward and backward.
+def sample_flops(
+    shape: Shape, stage: StageConfig, config: ModelConfig, learns: Learns, masked: tuple[float, float] = HALF
+) -> float:
+    """Operations of one sample, forward and backward; `masked` are the shares of its answers and of its codes that are.
 
     forward   tokens x layers x `tower_flops`; attention 4 I x (queries x keys); heads 2 D V and 2 E (2 E + C) a target; the eye and the image
               tokenizer by `tile_flops` and `encode_flops`. Without text targets the text tower ends at the last joint layer, whose keys and
@@ -174,10 +178,12 @@ def sample_flops(shape: Shape, stage: StageConfig, config: ModelConfig, learns: 
     gen_work = gen * layers * tower_flops(config.gen_width, inner, config.gen_mlp_width)
     seen = joint * (shape.text + gen) ** 2 + max(0, text_layers - joint) * shape.text**2 + (layers - joint) * gen**2
     attention = 4 * inner * seen * (3 if learns_text or learns_gen else 1)
-    head = (shape.answers * masked * 2 * config.text_width * config.vocab_size * (2 + (learns.heads[1] > 0))) if wanted else 0.0
+    head = (
+        (shape.answers * masked[0] * 2 * config.text_width * config.vocab_size * (2 + (learns.heads[1] > 0))) if wanted else 0.0
+    )
     width = config.gen_width
     per_target = 2 * width * (2 * width + config.image_tokenizer.num_codes) * (3 if learns_gen else 2)
-    codes_work = shape.drawn * codes * masked * per_target + shape.pictures * codes * 4 * width**2 * gen_times
+    codes_work = shape.drawn * codes * masked[1] * per_target + shape.pictures * codes * 4 * width**2 * gen_times
     eye = shape.tiles * tile_flops(config.vision, config.text_width) if config.vision is not None else 0
     vq = shape.pictures * encode_flops(config.image_tokenizer, stage.image.size)
     return text * text_times + gen_work * gen_times + attention + head + codes_work + eye * (3 if learns.vision[1] else 1) + vq

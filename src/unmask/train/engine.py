@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,10 +27,12 @@ from unmask.train.config import RunConfig, StageConfig, TokenizerStageConfig
 from unmask.train.metrics import Reporter, Silent, StepMetrics
 from unmask.train.optim import build_optimizer, learning_table, lr_factor, set_lr, what_learns
 from unmask.train.parallelize import clip
+from unmask.train.peak import peak_flops
 from unmask.train.stages import check_start
 from unmask.train.task import Task
 from unmask.train.together import StepFacts, StopSignal, do_together, exchange, lost_ranks, one_after_another
 from unmask.train.tokenizer_task import TokenizerTask
+from unmask.train.trackers import check_installed, open_trackers
 from unmask.train.unified_task import UnifiedTask
 from unmask.train.watchdog import Watchdog
 
@@ -67,7 +69,10 @@ def train(stage: RunConfig, console: Console) -> Path:
         run = prepare(stage, console, ranks)
         done = run.state
         try:
-            with _reporter(run, console) as reporter, Watchdog(ranks, stage.parallel.slow_step_seconds) as watchdog:
+            with (
+                do_together(ranks, lambda: _reporter(run, console)) as reporter,
+                Watchdog(ranks, stage.parallel.slow_step_seconds) as watchdog,
+            ):
                 for done in _steps(run, reporter, watchdog, stop):
                     if done.step % stage.checkpoint.every == 0 or done.step == stage.steps:
                         watchdog.at(done.step, "writing a checkpoint")
@@ -85,7 +90,7 @@ def train(stage: RunConfig, console: Console) -> Path:
 def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -> Iterator[OrderState]:
     """Train; the state after each step."""
     stage, budget = run.stage, FaultBudget(run.stage.loader.fault_budget)
-    skipped = 0
+    skipped, peak = 0, run.ranks.world * peak_flops(run.ranks.device, stage.log.peak_tflops)
     for loaded, facts, started in _loaded(run, watchdog, stop):
         number = loaded.state.step
         reporter.faults(number, facts.faults)
@@ -107,7 +112,8 @@ def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -
         reporter.step(
             StepMetrics(
                 number, result, norm, rates, not finite, facts.samples / seconds, facts.tokens / seconds,
-                facts.waited / seconds, sum(budget.counts.values()), facts.retries,
+                facts.waited / seconds, sum(budget.counts.values()), facts.retries, result.flops / (seconds * peak) or None,
+                *facts.by_dataset(),
             )
         )  # fmt: skip
         yield loaded.state
@@ -141,7 +147,8 @@ def _reporter(run: Run, console: Console) -> Reporter:
     stage = run.stage
     if not run.ranks.is_first:
         return Silent()
-    return Reporter(stage.folder, run.state.step, stage.steps, stage.log.tensorboard, console)
+    trackers = open_trackers(stage.log, stage.folder, run.state.step, asdict(stage))
+    return Reporter(stage.folder, run.state.step, stage.steps, trackers, console)
 
 
 def save(run: Run, state: OrderState) -> None:
@@ -156,6 +163,7 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
     agree(ranks, {"version": f"Unmask {__version__}, torch {torch.__version__}", "configuration": stage})
+    do_together(ranks, lambda: check_installed(stage.log))
     remark = do_together(ranks, lambda: check_start(stage.name, stage.init, stage.accepts))
     if remark is not None:
         console.print(remark)

@@ -2,13 +2,14 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
-from unmask.data.loader import LoadedStep
+from unmask.data.loader import LoadedStep, dataset_of
 from unmask.data.sample import Fault
 from unmask.distributed import collectives
 from unmask.distributed.mesh import Ranks
@@ -52,6 +53,10 @@ class StepFacts:
             sum(len(batch.ids_T) for batch in step.batches),
             waited,
         )
+
+    def by_dataset(self) -> tuple[Counter[str], Counter[str]]:
+        """Rows and faults of each data set."""
+        return Counter(dataset_of(source) for source in self.sources), Counter(fault.dataset for fault in self.faults)
 
 
 def exchange(ranks: Ranks, mine: StepFacts | UnmaskError, *, stop: bool) -> StepFacts:

@@ -7,6 +7,7 @@ import torch
 from unmask.config import diff
 from unmask.data.encode import EncodingConfig
 from unmask.data.loader import LoadedStep
+from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.distributed.mesh import Ranks
 from unmask.errors import CheckpointError, ConfigError
@@ -21,10 +22,13 @@ from unmask.randomness import key_digest
 from unmask.storage.hub import locate
 from unmask.train import checkpoint
 from unmask.train.config import StageConfig, load_model_config, tiling
+from unmask.train.costs import Learns, sample_flops, what_learns
+from unmask.train.objective import Objective
 from unmask.train.optim import freeze
 from unmask.train.parallelize import Parallel
 from unmask.train.parts import NAMES, piece_of
-from unmask.train.step import Objective, accumulate
+from unmask.train.step import accumulate
+from unmask.train.tally import Ledger
 from unmask.train.task import Saved, StepResult
 
 
@@ -55,8 +59,9 @@ class UnifiedTask:
         self.model, self.adapters, self.parallel = _start(config, stage, ranks)
         _check_parts(self.model, stage)
         self.objective = Objective(
-            stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight
+            stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight, stage.loss
         )
+        self.ledger = _ledger(stage, what_learns(self.model, self.image_tokenizer), config)
 
     def part_of(self, name: str) -> str:
         """The piece of `train/parts.py`."""
@@ -68,8 +73,12 @@ class UnifiedTask:
         with torch.random.fork_rng(enabled=dropout):
             if dropout:
                 torch.manual_seed(key_digest(self.stage.seed, step.state.step, "dropout") % 2**63)
-            losses = accumulate(self.model, self.image_tokenizer, step.batches, self.objective, self.device, self.parallel)
-        return StepResult(losses.total, {"loss_text": losses.text, "loss_image": losses.image})
+            losses = accumulate(
+                self.model, self.image_tokenizer, step.batches, self.objective, self.device, self.parallel, self.ledger
+            )
+        named = {"loss_text": losses.text, "loss_image": losses.image}
+        said = "  ".join(f"{name.removeprefix('loss_')} {loss:.3f}" for name, loss in named.items() if loss is not None)
+        return StepResult(losses.total, {**named, **losses.figures}, said, losses.flops)
 
     def updated(self) -> None:
         """Nothing but weights learns."""
@@ -142,6 +151,12 @@ def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[Unifi
     return model, adapters, Parallel(model, stage.parallel, ranks)
 
 
+def _ledger(stage: StageConfig, learns: Learns, config: ModelConfig) -> Ledger:
+    """Losses are told apart by the groups of the data file, if it has several."""
+    groups = tuple(load_mixture(stage.data).groups)
+    return Ledger(groups if len(groups) > 1 else (), lambda shape, masked: sample_flops(shape, stage, config, learns, masked))
+
+
 def _check_parts(model: UnifiedModel, stage: StageConfig) -> None:
     has = {piece_of(name) for name, _ in model.named_parameters()}
     for name in stage.learning:
@@ -163,6 +178,8 @@ def _encoding(stage: StageConfig, tokenizer_file: Path, model: ModelConfig) -> E
         vision=tiling(model),
         code_pixels=model.image_tokenizer.factor,
         published_strings=stage.image.published_strings,
+        eos_tokens=stage.eos_targets if stage.text_loss else 0,
+        infill=stage.infill if stage.text_loss else 0.0,
     )
 
 

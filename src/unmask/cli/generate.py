@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, another picture (default 0)")
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (default 16)")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the PNG files (default pictures)")
+    parser.add_argument("--ema", action="store_true", help="draw with the running means of the weights (`ema` in the stage file)")
     parser.add_argument("--filmstrip", action="store_true", help="also write a strip of eight stages of each picture")
 
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     from unmask.infer.pipelines import load  # noqa: PLC0415
 
     config = DrawingConfig(steps=options.steps, guidance=options.guidance, temperature=options.temperature, seed=options.seed)
-    model = load(options.checkpoint)
+    model = load(options.checkpoint, ema=options.ema)
     with console.status("drawing") as status:
         drawings = model.generate(
             options.prompts,

@@ -124,18 +124,18 @@ class LoadedModel:
         return committed_BC.sum(1).tolist(), [Image.fromarray(each) for each in pixels.cpu().numpy()]
 
 
-def load(path: str | Path, device: str | None = None) -> LoadedModel:
-    """Load a checkpoint folder, or the newest checkpoint of a run's folder.
+def load(path: str | Path, device: str | None = None, *, ema: bool = False) -> LoadedModel:
+    """Load a checkpoint folder, or the newest checkpoint of a run's folder; with `ema` the running means of what it learned.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, or it is damaged, or it keeps no running means.
     """
     folder = native.find(Path(path))
     config = native.read_config(folder, "model", ModelConfig)
     picture = native.read_config(folder, "picture", PictureConfig)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = UnifiedModel(config)
-    native.load_weights(folder, model)
+    native.load_weights(folder, model, ema=ema)
     tokenizer_file = locate(config.tokenizer, "tokenizer.json")
     return LoadedModel(
         model.to(target).eval(),

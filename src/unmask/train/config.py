@@ -14,7 +14,10 @@ from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
+from unmask.train.ema import EmaConfig
 from unmask.train.stages import ANY, read_stage
+
+_MERGE = "leave it out, and use `unmask convert RUN FOLDER --merge-lora` afterwards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +129,13 @@ class CheckpointConfig:
         every: steps between two of them.
         keep: how many are kept.
         background: whether they are written while training goes on, from a copy in host memory.
+        export: whether the last weights are written once more, to `export/` of the run's folder, as plain safetensors with an index.
     """
 
     every: int = 500
     keep: int = 3
     background: bool = False
+    export: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +198,14 @@ class StageConfig(RunConfig):
         lora: adapters on the towers' layers; everything but them and `trainable` stays as in `init`.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
         edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
+        ema: running means of what learns, saved beside it; null: none.
     """
 
     task: Literal["unified"] = "unified"
     image: ImageConfig
     trainable: tuple[str, ...] | str | None = None
     lora: LoraConfig | None = None
+    ema: EmaConfig | None = None
     text_loss: bool = True
     edit_weight: float = 5.0
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -213,6 +220,10 @@ class StageConfig(RunConfig):
             raise FieldError("trainable", *wrong)
         if self.lora is not None:
             self._check_lora(self.lora)
+            if self.checkpoint.export:
+                raise FieldError(
+                    "checkpoint.export", "writes whole models, and a run with `lora` saves adapters alone", fix=_MERGE
+                )
         elif not self.learning:
             raise FieldError("trainable", "names nothing that learns", fix="name parts of the model, or [all]")
         elif parts.pieces(self.learning) != parts.NAMES["all"] and self.init is None:

@@ -22,7 +22,7 @@ class Killed:
     """What became of it.
 
     Attributes:
-        kills: how often it was killed.
+        kills: how often it was killed before it had come to its end.
         writing: how many of the kills left a checkpoint half written, or half removed.
         starting: how many came before the first step of a start.
         steps: where it stood at each kill.
@@ -117,8 +117,9 @@ def kill_and_go_on(world: int, stage: Path, overrides: Sequence[str], folder: Pa
     run, draws, rng, seen = folder / "run", folder / "draws", random.Random(seed), Killed()
     folder.mkdir(parents=True, exist_ok=True)
     for _ in range(kills):
-        moment = kill_at_random(start(world, stage, [*overrides, f"out={run}"], draws), run, draws, rng)
-        seen.kills += 1
+        processes = start(world, stage, [*overrides, f"out={run}"], draws)
+        moment = kill_at_random(processes, run, draws, rng)
+        seen.kills += any(process.exitcode == -9 for process in processes)
         seen.starting += moment == "starting"
         seen.writing += any((run / "checkpoints").glob(".*-step-*"))
         seen.steps.append(lines(run / "metrics.jsonl"))

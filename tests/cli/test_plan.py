@@ -21,7 +21,7 @@ def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for words in (
         "s2-256: 10.95 B parameters, 2.50 B learn; 64 GPUs",
-        "divided by 64",
+        "divided by 8, and",
         "peak",
         "fits:",
         "300,000 steps:",

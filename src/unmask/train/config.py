@@ -15,8 +15,11 @@ from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
+from unmask.train.ema import EmaConfig
 from unmask.train.stages import ANY, read_stage
 from unmask.train.trackers import LogConfig
+
+_MERGE = "leave it out, and use `unmask convert RUN FOLDER --merge-lora` afterwards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +134,13 @@ class CheckpointConfig:
         every: steps between two of them.
         keep: how many are kept.
         background: whether they are written while training goes on, from a copy in host memory.
+        export: whether the last weights are written once more, to `export/` of the run's folder, as plain safetensors with an index.
     """
 
     every: int = 500
     keep: int = 3
     background: bool = False
+    export: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +203,14 @@ class StageConfig(RunConfig):
         loss: how the losses of all targets become one number.
         decode: a file of presets (`infer/presets.py`) that is saved with the weights and says how they are used; null: as of `init`, or the
             built-in ones.
+        ema: running means of what learns, saved beside it; null: none.
     """
 
     task: Literal["unified"] = "unified"
     image: ImageConfig
     trainable: tuple[str, ...] | str | None = None
     lora: LoraConfig | None = None
+    ema: EmaConfig | None = None
     text_loss: bool = True
     edit_weight: float = 5.0
     eos_targets: int = 32
@@ -226,6 +233,10 @@ class StageConfig(RunConfig):
             raise FieldError("trainable", *wrong)
         if self.lora is not None:
             self._check_lora(self.lora)
+            if self.checkpoint.export:
+                raise FieldError(
+                    "checkpoint.export", "writes whole models, and a run with `lora` saves adapters alone", fix=_MERGE
+                )
         elif not self.learning:
             raise FieldError("trainable", "names nothing that learns", fix="name parts of the model, or [all]")
         elif parts.pieces(self.learning) != parts.NAMES["all"] and self.init is None:

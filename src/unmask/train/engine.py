@@ -24,6 +24,8 @@ from unmask.model.weights import native
 from unmask.storage.fetch import FetchConfig
 from unmask.train import checkpoint
 from unmask.train.config import RunConfig, StageConfig, TokenizerStageConfig
+from unmask.train.ema import Ema
+from unmask.train.export import export
 from unmask.train.metrics import Reporter, Silent, StepMetrics
 from unmask.train.optim import build_optimizer, learning_table, lr_factor, set_lr, what_learns
 from unmask.train.parallelize import clip
@@ -36,6 +38,8 @@ from unmask.train.trackers import check_installed, open_trackers
 from unmask.train.unified_task import UnifiedTask
 from unmask.train.watchdog import Watchdog
 
+EXPORT = "export"
+"""Folder of a run that holds its last weights as plain safetensors, if it was asked for."""
 MAX_SKIPPED = 20
 """Steps in a row that may be skipped as non-finite before the run stops."""
 
@@ -52,6 +56,7 @@ class Run:
     writer: checkpoint.Writer
     state: OrderState
     fingerprint: dict[str, object]
+    ema: Ema | None = None
 
 
 def train(stage: RunConfig, console: Console) -> Path:
@@ -84,7 +89,10 @@ def train(stage: RunConfig, console: Console) -> Path:
             run.writer.finish()
             raise
         run.writer.finish()
-        return native.find(stage.folder, check=ranks.is_first)
+        last = do_together(ranks, lambda: native.find(stage.folder, check=ranks.is_first))
+        if stage.checkpoint.export:
+            export(last, stage.folder / EXPORT, ranks)
+        return last
 
 
 def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -> Iterator[OrderState]:
@@ -106,6 +114,8 @@ def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -
         if finite:
             run.optimizer.step()
             run.task.updated()
+            if run.ema is not None:
+                run.ema.update(number)
         elif skipped > MAX_SKIPPED:
             raise TrainingError(f"loss or gradients were not finite in {skipped} steps in a row", fix="lower optim.lr")
         seconds = time.perf_counter() - started
@@ -153,7 +163,8 @@ def _reporter(run: Run, console: Console) -> Reporter:
 
 def save(run: Run, state: OrderState) -> None:
     """Write a checkpoint and remove those that are too old."""
-    run.writer.write(run.task, run.optimizer, checkpoint.State(state.step, state.counters, run.fingerprint))
+    means = None if run.ema is None else run.ema.means
+    run.writer.write(run.task, run.optimizer, checkpoint.State(state.step, state.counters, run.fingerprint), means)
 
 
 def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
@@ -177,13 +188,18 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     agree(ranks, {"data": fingerprint})
     optimizer = build_optimizer(task.model, stage.optim, task.part_of)
     console.print(learning_table(what_learns(task.model, stage.optim, task.part_of)))
+    asked = stage.ema if isinstance(stage, StageConfig) else None
+    ema = None if asked is None else Ema(task.model, asked)
     found = collectives.from_first(ranks, do_together(ranks, lambda: _newest(stage, ranks)))
     state = mixture.order.start()
     if found is not None:
         state = do_together(ranks, lambda: _resume(found, stage, task, optimizer, fingerprint, console))
+        remark = None if ema is None else do_together(ranks, lambda: ema.read(found))
+        if remark is not None:
+            console.print(f"  {remark}")
     loader = Loader(recipe, mixture.order, state, division, stage.loader.workers, stage.loader.steps_ahead)
     writer = checkpoint.Writer(stage.folder, stage.checkpoint.keep, ranks, background=stage.checkpoint.background)
-    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint)
+    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint, ema)
 
 
 def _task(stage: RunConfig, ranks: Ranks) -> Task:

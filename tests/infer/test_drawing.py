@@ -95,7 +95,8 @@ def test_every_code_is_committed_once_and_stays() -> None:
 def test_guidance_1_needs_no_second_condition() -> None:
     model = micro_model()
     calls: list[int] = []
-    model.code_embedding.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    layer = model.transformer.blocks[0].gen.q_proj  # type: ignore[union-attr]
+    layer.register_forward_pre_hook(lambda _, args: calls.append(len(args[0]) // 16))  # type: ignore[union-attr, operator]
     draw_pictures(model, [prompt([5])], (4, 4), False, MASK_TOKEN, DrawingConfig(steps=2, guidance=1.0))
     draw_pictures(model, [prompt([5])], (4, 4), False, MASK_TOKEN, DrawingConfig(steps=2, guidance=2.0))
     assert calls == [1, 1, 2, 2]

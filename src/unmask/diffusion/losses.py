@@ -109,7 +109,7 @@ class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
         to_h = torch.empty_like(h) if ctx.needs_input_grad[0] else None
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         sums, each = [h.new_zeros(())], [h.new_zeros(0)]
         for start in range(0, len(h), rows):
             part = slice(start, start + rows)
@@ -121,7 +121,9 @@ class _LinearLoss(torch.autograd.Function):
             if to_h is not None:
                 torch.mm(to_logits, weight, out=to_h[part])
             if to_weight is not None:
-                torch.addmm(to_weight, to_logits.T, h[part], out=to_weight)
+                torch.addmm(to_weight, to_logits.T, h[part], beta=0 if start == 0 else 1, out=to_weight)
+        if to_weight is not None and not len(h):
+            to_weight.zero_()
         ctx.save_for_backward(to_h, to_weight)
         each_M = torch.cat(each)
         ctx.mark_non_differentiable(each_M)

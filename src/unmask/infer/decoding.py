@@ -28,6 +28,8 @@ from unmask.diffusion.unmasking import (
     stratified_order,
 )
 from unmask.errors import ConfigError, did_you_mean
+from unmask.infer.prompt_cache import PromptCache
+from unmask.model.compression import places
 from unmask.model.packing import Packing
 from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel
@@ -49,6 +51,8 @@ class UnmaskingConfig:
         order_schedule, order_minimum: how it falls over the steps.
         order_seed: of a fixed order; None gives every sample its own (42 is the published one).
         seed: of a sample's randomness, together with its number; never of its batch.
+        prompt_cache: run prompt and references at every so many steps only, and let the codes see them as they were then: faster, and no
+            longer the same picture; 1 is exact.
     """
 
     steps: int = 64
@@ -64,10 +68,13 @@ class UnmaskingConfig:
     order_minimum: float = 0.01
     order_seed: int | None = None
     seed: int = 0
+    prompt_cache: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: there must be at least one")
+        if self.prompt_cache < 1:
+            raise ConfigError(f"prompt_cache={self.prompt_cache}: must be 1 or more", fix="1 runs the prompt at every step")
         for name in ("temperature", "order_temperature"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or more")
@@ -304,20 +311,22 @@ class Painter:
         if references:
             codes[[place for place, drawn in enumerate(is_drawn) if not drawn]] = torch.cat(references)
         packing = Packing.build([each.is_gen_L.cpu() for each in conditions]).to(self.device)
-        return _Side(torch.cat([each.text_TD for each in conditions]), packing, codes, drawn_at)
+        live_G = torch.tensor(is_drawn, device=self.device).repeat_interleave(tokens)
+        cache = PromptCache(self.model.transformer, packing, live_G, self.config.prompt_cache)
+        gen_GE = self.model.code_embedding(codes, self.compress) if references else None
+        return _Side(torch.cat([each.text_TD for each in conditions]), gen_GE, live_G.nonzero()[:, 0], drawn_at, cache)
 
     def _logits(self, side: "_Side", codes_BC: Tensor, places_BM: Tensor, weights: Sequence[float]) -> Tensor:
         """Logits [B, M, V] at some codes, combined."""
         model, count = self.model, len(side.drawn_D)
-        codes_DPQ = codes_BC.view(-1, *self.grid).repeat(count // len(codes_BC), 1, 1)
-        codes_NPQ = side.codes_NPQ.index_copy(0, side.drawn_D, codes_DPQ)
-        start = Streams(side.text_TD, model.code_embedding(codes_NPQ, self.compress))
-        gen = model.transformer(start, side.packing, text_wanted=False).gen
-        if count < len(codes_NPQ):
-            gen = gen.unflatten(0, (len(codes_NPQ), -1))[side.drawn_D].flatten(0, 1)
+        drawn_GE = model.code_embedding(codes_BC.view(-1, *self.grid), self.compress).repeat(count // len(codes_BC), 1)
+        gen_GE = drawn_GE if side.gen_GE is None else side.gen_GE.index_copy(0, side.live_G, drawn_GE)
         offsets_B1 = torch.arange(count, device=self.device)[:, None] * self.num_codes
         wanted = (offsets_B1 + places_BM.repeat(count // len(codes_BC), 1)).flatten()
-        logits = model.code_head(gen, self.grid, self.compress, wanted)
+        token_M, corner_M = places(wanted, self.grid, self.compress)
+        tokens, token_M = token_M.unique(return_inverse=True)
+        gen = side.cache.run(Streams(side.text_TD, gen_GE), tokens)
+        logits = model.code_head.output(model.code_head.states(gen, token_M, corner_M, compress=self.compress))
         combined = logits if len(weights) == 1 else combine(logits.chunk(len(weights)), weights)
         return keep_likely(combined, self.config.top_k, self.config.top_p).view(*places_BM.shape, -1)
 
@@ -370,12 +379,21 @@ class Painter:
 
 @dataclass(frozen=True)
 class _Side:
-    """Conditions of a batch, packed: embeddings, who sees whom, codes of all pictures of the gen tower, and which of them are drawn."""
+    """Conditions of a batch, packed.
+
+    Attributes:
+        text_TD: embeddings of the text tower's tokens.
+        gen_GE: of the gen tower's, of which those of references are used; None: there are no references.
+        live_G: rows of the codes being drawn.
+        drawn_D: which pictures they are.
+        cache: runs them.
+    """
 
     text_TD: Tensor
-    packing: Packing
-    codes_NPQ: Tensor
+    gen_GE: Tensor | None
+    live_G: Tensor
     drawn_D: Tensor
+    cache: PromptCache
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from unmask.errors import ConfigError, DataError
 from unmask.prepare.converter import Converter, Job, readable
 from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, dumps
-from unmask.prepare.run import Progress as Step
 from unmask.prepare.run import prepare, report_path
 from unmask.prepare.sets import CONVERTERS
+from unmask.prepare.work import Progress as Step
 
 _ADDRESS = re.compile(r"https://[^\s,;()]+")
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from unmask.prepare.boxes import Box, clip, from_xywh, loc_string, quantise
+from unmask.prepare.boxes import Box, boxed, clip, from_xywh, quantise
 from unmask.prepare.converter import LOC_STEP, Converter, Dropped, Item, Job, Note, Option, register
 from unmask.prepare.json_stream import array_items, first_character, object_arrays
 from unmask.prepare.names import files, safe_relative
@@ -191,8 +191,8 @@ def _written(caption: str, spans: Sequence[Span], size: tuple[int, int], job: Jo
     step = int(job.number("loc-step"))
     pieces = []
     for span in spans:
-        locs = "".join(loc_string(quantise(box, *size, step)) for box in span.boxes)
-        pieces.append(f"<box_p> {caption[span.start : span.end].strip()} </box_p>{locs}")
+        phrase = caption[span.start : span.end].strip()
+        pieces.append(boxed(phrase, [quantise(box, *size, step) for box in span.boxes]))
     if job.text("style") == "list":
         return "There are following objects in the scene. " + ", ".join(pieces)
     text, end = "", len(caption)

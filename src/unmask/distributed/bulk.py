@@ -8,6 +8,8 @@ import logging
 import os
 import pickle
 import re
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -75,19 +77,35 @@ def run(work: Work, pieces: Sequence[Any], engine: Engine) -> Iterator[Any]:
             return
         answer = pickle.loads(row["answer"])
         if isinstance(answer, UnmaskError):
+            if in_this_process(engine):
+                deque(answers, maxlen=0)
             raise answer
         yield answer
+
+
+def in_this_process(engine: Engine) -> bool:
+    """Whether the work is done in this process, by one worker."""
+    return engine.runner == "local" and engine.workers == 1
+
+
+def _pass_over(_piece: Any) -> None:
+    """Nothing."""
 
 
 class _Worker:
     """The work in one worker, as Daft calls it: a batch of pickled pieces -> pickled answers."""
 
-    def __init__(self, work: bytes) -> None:
-        self._work: Work = pickle.loads(work)
+    def __init__(self, work: bytes | Work) -> None:
+        self._work: Work = pickle.loads(work) if isinstance(work, bytes) else work
         self._do: Callable[[Any], Any] | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Worker, (pickle.dumps(self._work),)
 
     def __call__(self, pieces: Any) -> list[bytes]:
-        return [pickle.dumps(self._answer(pickle.loads(piece))) for piece in pieces.to_pylist()]
+        with self._lock:  # in this process, Daft calls from several threads
+            return [pickle.dumps(self._answer(pickle.loads(piece))) for piece in pieces.to_pylist()]
 
     def _answer(self, piece: Any) -> Any:
         try:
@@ -95,6 +113,7 @@ class _Worker:
                 self._do = self._work.start()
             return self._do(piece)
         except UnmaskError as error:
+            self._do = _pass_over  # Daft cannot be stopped: what is left is answered with nothing
             return error
 
 
@@ -105,17 +124,16 @@ def _frame(work: Work, pieces: Sequence[Any], engine: Engine) -> Iterator[dict[s
     except ImportError:
         raise ConfigError("this runs on Daft, which is not installed", fix="pip install 'unmask[prepare]'") from None
     _choose_runner(daft, engine)
-    one_at_a_time = daft.udf(
-        return_dtype=daft.DataType.binary(),
-        batch_size=1,
-        concurrency=min(engine.workers, len(pieces)),
-        use_process=engine.workers > 1 if engine.runner == "local" else None,
-        num_gpus=engine.gpus or None,
-    )(_Worker)
+    kind = {"return_dtype": daft.DataType.binary(), "batch_size": 1, "num_gpus": engine.gpus or None}
     frame = daft.from_pydict({"piece": [pickle.dumps(piece) for piece in pieces]})
-    if engine.runner == "ray":
-        frame = frame.into_partitions(len(pieces))
-    done = frame.select(one_at_a_time.with_init_args(work=pickle.dumps(work))(daft.col("piece")).alias("answer"))
+    if in_this_process(engine):
+        worker = _Worker(work)
+        ask = daft.udf(**kind, use_process=False)(lambda pieces: worker(pieces))
+    else:
+        many = daft.udf(**kind, concurrency=min(engine.workers, len(pieces)))(_Worker)
+        ask = many.with_init_args(work=pickle.dumps(work))
+        frame = frame.into_partitions(len(pieces)) if engine.runner == "ray" else frame
+    done = frame.select(ask(daft.col("piece")).alias("answer"))
     rows: Iterator[dict[str, bytes]] = done.iter_rows(results_buffer_size=2 * engine.workers)
     return rows
 

@@ -125,6 +125,9 @@ def run_pass(what: Pass, src: Path, out: Path, engine: Engine, watch: Watch | No
         raise DataError(
             "the pass would write over its own rows" if out.exists() else "is no parquet file", where=str(out), fix=fix
         )
+    if out.parent != src.parent:
+        fix = f"write it into {src.parent}"
+        raise DataError("has to stand beside the record file, whose paths are relative to its folder", where=str(out), fix=fix)
     columns, added = what.reads(schema), what.adds(schema)
     shards = _shards(src)
     stamp = _stamp(what, src, added)

@@ -4,6 +4,7 @@ The published weights are loaded as they are: a small MLP in a `.pth` file over 
 of open_clip. torch and transformers are imported when a model is loaded, not before.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,7 +240,8 @@ def _state(path: Path) -> "dict[str, torch.Tensor]":
     from safetensors.torch import load_file  # noqa: PLC0415
 
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         said = " ".join(str(error).split())[:120]
         raise ConfigError(f"is no file of weights ({said})", where=str(path), fix="download it again") from None

@@ -46,7 +46,7 @@ class Upload:
             raise DataError(
                 f"pictures cannot be sent to '{self.to}'", where="--to", fix="give s3://bucket/folder, gs://, az:// or file://"
             )
-        split(f"{self.to.rstrip('/')}/x")
+        split(f"{scheme}://{self.to.partition('://')[2].rstrip('/')}/x")
 
     def reads(self, schema: pa.Schema) -> list[str]:
         """The columns of pictures.

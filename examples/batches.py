@@ -39,9 +39,10 @@ def main() -> None:
         code_pixels=side,
     )
     recipe = Recipe(load_mixture(options.data), options.data.parent, Path("~/.cache/unmask").expanduser(), 0, "mixed", encoding)
-    state = OrderState(**json.loads(options.state.read_text())) if options.state.is_file() else OrderState(0, {})
+    order = recipe.open().mixture.order
+    state = OrderState(**json.loads(options.state.read_text())) if options.state.is_file() else order.start()
     division = Division(global_size=4 * options.world, per_device=4, rank=options.rank, world=options.world)
-    loader = Loader(recipe, recipe.open().mixture.order, state, division, num_workers=0)
+    loader = Loader(recipe, order, state, division, num_workers=0)
     for step, _ in zip(loader, range(options.steps), strict=False):
         for batch in step.batches:
             print(f"step {step.state.step}: {len(batch.ids_T)} tokens of {len(batch.lengths_S)} samples, {len(batch.pixels_BHW3)} pictures to draw")

@@ -58,8 +58,14 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
     stage = load_stage(options.stage, options.overrides)
     config = load_model_config(stage.model)
-    sizes = {"memory": options.gpu_memory, "tflops": options.tflops, "utilisation": options.utilisation}
-    machine = Machine.of(stage, gpus=options.gpus, nodes=options.nodes, **sizes)
+    machine = Machine.of(
+        stage,
+        gpus=options.gpus,
+        nodes=options.nodes,
+        memory=options.gpu_memory,
+        tflops=options.tflops,
+        utilisation=options.utilisation,
+    )
     found = kinds(load_mixture(stage.data), tiling(config), options.text_tokens)
     plan = make_plan(stage, config, what_a_stage_learns(stage, config), found, machine)
     if options.json:

@@ -60,15 +60,17 @@ class Machine:
     foreach: bool = True
 
     @classmethod
-    def of(cls, stage: StageConfig, *, gpus: int = 1, nodes: int = 1, **sizes: float) -> "Machine":
-        """GPUs that compute as a stage file says; `sizes` are those of the fields of the same names.
-
-        Args:
-            stage: its `parallel` and `compute` say how.
-            gpus: of each node.
-            nodes: how many.
-            sizes: memory, tflops, utilisation.
-        """
+    def of(
+        cls,
+        stage: StageConfig,
+        *,
+        gpus: int = 1,
+        nodes: int = 1,
+        memory: float = 80.0,
+        tflops: float = TFLOPS,
+        utilisation: float = UTILISATION,
+    ) -> "Machine":
+        """GPUs, so many on each node, that compute as a stage file's `parallel` and `compute` say."""
         sharded = gpus * nodes > 1  # one that is alone computes with its parameters as they are
         return cls(
             gpus=gpus * nodes,
@@ -77,7 +79,9 @@ class Machine:
             recompute=stage.compute.activation_checkpointing == "blocks",
             accumulate=stage.parallel.accumulate,
             hybrid=nodes > 1 and stage.parallel.spread == "node",
-            **sizes,
+            memory=memory,
+            tflops=tflops,
+            utilisation=utilisation,
         )
 
     @property

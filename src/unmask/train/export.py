@@ -90,7 +90,7 @@ def write_file(path: Path, tensors: Sequence[Stored]) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for each in tensors:
             value = read_one(each).contiguous()
-            file.write(memoryview(value.view(-1).view(torch.uint8).numpy()))
+            file.write(value.view(-1).view(torch.uint8).numpy().data)
 
 
 def write_index(folder: Path, base: str, groups: Sequence[Sequence[Stored]]) -> None:

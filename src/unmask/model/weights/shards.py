@@ -215,7 +215,7 @@ def _read_parts(stored: Stored, rows: slice | None) -> Tensor:
     wanted = range(count)[rows] if rows is not None else range(count)
     out = torch.empty((len(wanted), *stored.shape[1:]), dtype=stored.dtype)
     row_bytes = stored.bytes // count
-    memory = memoryview(out.view(-1).view(torch.uint8).numpy()) if len(wanted) else memoryview(b"")
+    memory = out.view(-1).view(torch.uint8).numpy().data if out.numel() else memoryview(b"")
     for part in stored.parts:
         first, last = max(part.rows.start, wanted.start), min(part.rows.stop, wanted.stop)
         if first >= last:

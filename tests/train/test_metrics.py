@@ -60,8 +60,9 @@ def test_scalars_stand_in_groups(tmp_path: Path) -> None:
     tracker = Collected()
     with Reporter(tmp_path, 0, 9, [tracker], Console(quiet=True)) as reporter:
         reporter.step(metrics(1))
-        reporter.scalars(1, {"validation/grounding/p@0.5": 0.5})
-    assert tracker.closed and set(tracker.steps) == {1}
+        reporter.validated(1, {"validation/grounding/p@0.5": 0.5})
+    assert tracker.closed and tracker.steps == {1: {"validation/grounding/p@0.5": 0.5}}
+    assert json.loads((tmp_path / "validation.jsonl").read_text()) == {"step": 1, "validation/grounding/p@0.5": 0.5}
     first = Collected()
     with Reporter(tmp_path, 0, 9, [first], Console(quiet=True)) as reporter:
         reporter.step(metrics(1))

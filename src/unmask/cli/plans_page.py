@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from unmask.cli.boxes import COLOURS, draw_boxes, find_boxes
+from unmask.data.boxes import COLOURS, draw_boxes, find_boxes
 from unmask.data.images import decode
 from unmask.page import picture, write_page
 from unmask.prepare.passes import read_schema

@@ -18,6 +18,7 @@ from unmask.train import parts
 from unmask.train.ema import EmaConfig
 from unmask.train.stages import ANY, read_stage
 from unmask.train.trackers import LogConfig
+from unmask.train.validation import ValidateConfig
 
 _MERGE = "leave it out, and use `unmask convert RUN FOLDER --merge-lora` afterwards"
 
@@ -201,6 +202,7 @@ class StageConfig(RunConfig):
             of a batch's rows as long as the longest, and learns every token of it (model.md 4.6).
         infill: share of the answers in words that get marks where text may be put in (fill-in-the-middle; published: 0, or 0.8 where it is on).
         loss: how the losses of all targets become one number.
+        validate: what is tried every so many steps; null: nothing.
         decode: a file of presets (`infer/presets.py`) that is saved with the weights and says how they are used; null: as of `init`, or the
             built-in ones.
         ema: running means of what learns, saved beside it; null: none.
@@ -216,6 +218,7 @@ class StageConfig(RunConfig):
     eos_targets: int = 32
     infill: float = 0.0
     loss: LossConfig = field(default_factory=LossConfig)
+    validate: ValidateConfig | None = None
     decode: Path | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)

@@ -36,6 +36,7 @@ from unmask.train.together import StepFacts, StopSignal, do_together, exchange, 
 from unmask.train.tokenizer_task import TokenizerTask
 from unmask.train.trackers import check_installed, open_trackers
 from unmask.train.unified_task import UnifiedTask
+from unmask.train.validation import Validation, requests_of
 from unmask.train.watchdog import Watchdog
 
 EXPORT = "export"
@@ -57,6 +58,7 @@ class Run:
     state: OrderState
     fingerprint: dict[str, object]
     ema: Ema | None = None
+    validation: Validation | None = None
 
 
 def train(stage: RunConfig, console: Console) -> Path:
@@ -79,6 +81,9 @@ def train(stage: RunConfig, console: Console) -> Path:
                 Watchdog(ranks, stage.parallel.slow_step_seconds) as watchdog,
             ):
                 for done in _steps(run, reporter, watchdog, stop):
+                    if run.validation is not None and run.validation.is_due(done.step, stage.steps):
+                        watchdog.at(done.step, "validating")
+                        validate(run, run.validation, reporter, done.step)
                     if done.step % stage.checkpoint.every == 0 or done.step == stage.steps:
                         watchdog.at(done.step, "writing a checkpoint")
                         save(run, done)
@@ -167,6 +172,23 @@ def save(run: Run, state: OrderState) -> None:
     run.writer.write(run.task, run.optimizer, checkpoint.State(state.step, state.counters, run.fingerprint), means)
 
 
+def validate(run: Run, validation: Validation, reporter: Reporter, step: int) -> None:
+    """Try what the model can do, and report it."""
+    assert isinstance(run.task, UnifiedTask)
+    with run.task.in_use() as model:
+        scores = do_together(run.ranks, lambda: validation.run(model, step))
+    reporter.validated(step, scores)
+
+
+def _validation(stage: RunConfig, task: Task, ranks: Ranks) -> Validation | None:
+    config = stage.validate if isinstance(stage, StageConfig) else None
+    if config is None:
+        return None
+    cache = stage.loader.cache.expanduser()
+    requests = one_after_another(ranks, lambda: requests_of(config, task.encoding, cache, stage.seed))
+    return Validation(config, requests, stage.folder / "validation" if ranks.is_first else None)
+
+
 def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     """Open the data, build the model, and take up the newest checkpoint of the run's folder, if any."""
     if stage.threads is not None:
@@ -184,6 +206,7 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
         ranks = replace(ranks, mesh=lay_out(ranks, stage.parallel.spread))
     task = do_together(ranks, lambda: _task(stage, ranks))
     recipe, mixture = one_after_another(ranks, lambda: _open_data(stage, task))
+    validation = _validation(stage, task, ranks)
     fingerprint: dict[str, object] = dict(mixture.fingerprint())
     agree(ranks, {"data": fingerprint})
     optimizer = build_optimizer(task.model, stage.optim, task.part_of)
@@ -199,7 +222,7 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
             console.print(f"  {remark}")
     loader = Loader(recipe, mixture.order, state, division, stage.loader.workers, stage.loader.steps_ahead)
     writer = checkpoint.Writer(stage.folder, stage.checkpoint.keep, ranks, background=stage.checkpoint.background)
-    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint, ema)
+    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint, ema, validation)
 
 
 def _task(stage: RunConfig, ranks: Ranks) -> Task:

@@ -1,4 +1,4 @@
-"""What people see of a run: a progress bar, `metrics.jsonl`, `faults.jsonl`, and the trackers of `trackers.py`."""
+"""What people see of a run: a progress bar, `metrics.jsonl`, `faults.jsonl`, `validation.jsonl`, and the trackers of `trackers.py`."""
 
 import json
 from collections import Counter, deque
@@ -106,6 +106,8 @@ class Reporter:
     def __init__(self, run: Path, first_step: int, num_steps: int, trackers: Sequence[Tracker], console: Console) -> None:
         self._metrics = JsonLines(run / "metrics.jsonl", first_step)
         self._faults = JsonLines(run / "faults.jsonl", first_step)
+        self._run, self._first_step = run, first_step
+        self._validation: JsonLines | None = None
         self._trackers = list(trackers)
         self._totals = Counter[str](
             {name: int(value) for name, value in self._metrics.last.items() if name.startswith(("rows/", "faults/"))}
@@ -133,6 +135,8 @@ class Reporter:
         self._progress.stop()
         self._metrics.close()
         self._faults.close()
+        if self._validation is not None:
+            self._validation.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -157,9 +161,14 @@ class Reporter:
         self._track({name: value for name, value in figures.items() if name != "step" and value is not None}, metrics.step)
         self._progress.update(self._task, completed=metrics.step, figures=self._figures())
 
-    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Figures of something other than a step, after that step."""
-        self._track(scalars, step)
+    def validated(self, step: int, scores: Mapping[str, float]) -> None:
+        """Write and show the scores of a validation."""
+        if self._validation is None:  # most runs have none
+            self._validation = JsonLines(self._run / "validation.jsonl", self._first_step)
+        self._validation.write([{"step": step, **scores}])
+        self._track(scores, step)
+        said = ", ".join(f"{name.removeprefix('validation/')} {value:.3f}" for name, value in scores.items())
+        self._console.print(f"validation after step {step}: {said or 'pictures only'}")
 
     def _track(self, figures: Mapping[str, float], step: int) -> None:
         """Hand scalars on; a tracker that fails is told of once and left alone, the run goes on."""
@@ -202,5 +211,5 @@ class Silent(Reporter):
     def step(self, metrics: StepMetrics) -> None:
         """Nothing."""
 
-    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    def validated(self, step: int, scores: Mapping[str, float]) -> None:
         """Nothing."""

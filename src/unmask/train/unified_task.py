@@ -1,5 +1,7 @@
 """The unified model as a `Task`: what `step.py` computes, with frozen parts and adapters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.distributed.mesh import Ranks
 from unmask.errors import CheckpointError, ConfigError
 from unmask.infer import presets
+from unmask.infer.pipelines import LoadedModel
 from unmask.infer.presets import Presets
 from unmask.model import lora
 from unmask.model.config import ModelConfig, PictureConfig
@@ -50,7 +53,7 @@ class UnifiedTask:
         tokenizer_file = locate(config.tokenizer, "tokenizer.json")
         self.encoding = _encoding(stage, tokenizer_file, config)
         self.image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
-        chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
+        self.chat = chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
         if chat.vocab.size > config.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
@@ -80,17 +83,37 @@ class UnifiedTask:
         said = "  ".join(f"{name.removeprefix('loss_')} {loss:.3f}" for name, loss in named.items() if loss is not None)
         return StepResult(losses.total, {**named, **losses.figures}, said, losses.flops)
 
+    @contextmanager
+    def in_use(self) -> Iterator[LoadedModel]:
+        """The model as its users would have it, between two steps; training goes on afterwards as if nothing had been."""
+        was_training = self.model.training
+        cuda = [self.device] if self.device.type == "cuda" else []
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=cuda), torch.no_grad(), self.parallel.whole():
+                yield LoadedModel(
+                    self.model, self.image_tokenizer, self.chat, self.picture, self.stage.loader.max_length, presets=self.presets
+                )
+        finally:
+            self.model.train(was_training)
+
+    @property
+    def picture(self) -> PictureConfig:
+        """What the model is trained to draw, and how it is spoken to."""
+        image = self.stage.image
+        return PictureConfig(
+            size=image.size,
+            compress=image.compress,
+            conditions=image.condition_drop < 1,
+            published_strings=image.published_strings,
+        )
+
     def updated(self) -> None:
         """Nothing but weights learns."""
 
     def saved(self) -> Saved:
         """All weights, or what was learned beside those that are adapted."""
-        image = self.stage.image
-        told = image.condition_drop < 1
-        picture = PictureConfig(
-            size=image.size, compress=image.compress, conditions=told, published_strings=image.published_strings
-        )
-        configs = {"stage": self.stage, "model": self.model.config, "picture": picture, "decode": self.presets}
+        configs = {"stage": self.stage, "model": self.model.config, "picture": self.picture, "decode": self.presets}
         if self.adapters is None:
             return Saved(native.WEIGHTS, self.model.state_dict(), configs)
         return Saved(lora.WEIGHTS, lora.learned(self.model), {**configs, "adapters": self.adapters})

@@ -2,55 +2,35 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import told
 from tests.infer.test_editing import halves, noise
-from tests.models import VISION, micro_config, micro_model, micro_tokenizer
+from tests.models import micro_loaded, write_checkpoint
 from unmask.cli.main import main
-from unmask.config import to_yaml
-from unmask.infer.presets import BUILTIN, DECODE, Presets, change
-from unmask.model.config import PictureConfig
-from unmask.storage import sealed
+from unmask.infer.presets import BUILTIN, Presets, change
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that reads and draws, with presets of its own."""
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("weights") / "micro"
     default = BUILTIN.default
     assert default.generate is not None and default.edit is not None
     quick = {"generate": change(default.generate, ["steps=3"]), "edit": change(default.edit, ["steps=3"])}
     presets = Presets(presets={**BUILTIN.presets, "default": type(default)(**{**default.__dict__, **quick})})
-
-    def fill(target: Path) -> None:
-        vq = folder.parent / "vq"
-        vq.mkdir()
-        save_file(micro_tokenizer().vq.state_dict(), vq / "diffusion_pytorch_model.safetensors")
-        save_file(micro_model(vision=VISION).state_dict(), target / "model.safetensors")
-        (target / "model.yaml").write_text(to_yaml(micro_config(vq, VISION)))
-        (target / "picture.yaml").write_text(to_yaml(PictureConfig(size=16, compress=True, conditions=True)))
-        (target / DECODE).write_text(to_yaml(presets))
-
-    sealed.write(folder, fill)
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "micro", replace(micro_loaded(), presets=presets))
 
 
-def told(*words: object) -> tuple[int, list[dict[str, Any]]]:
-    """The exit code of a command, and what it printed as JSON."""
-    import contextlib
-    import io
-
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = main([*map(str, words), "--json"])
-    return code, json.loads(out.getvalue()) if out.getvalue() else []
+def opened(path: str | Path) -> Image.Image:
+    """A picture with its file closed."""
+    with Image.open(path) as image:
+        image.load()
+    return image
 
 
 def test_a_picture_is_made_again_from_its_record(checkpoint: Path, tmp_path: Path) -> None:
@@ -66,7 +46,7 @@ def test_a_picture_is_made_again_from_its_record(checkpoint: Path, tmp_path: Pat
     assert made[1]["checkpoint"]["name"] == "micro" and made[1]["device"] == "cpu" and made[1]["dtype"] == "float32"
     code, again = told("generate", checkpoint, "--again", made[1]["path"], "--out", tmp_path / "two")
     assert code == 0 and {**again[0], "path": ""} == {**made[1], "path": ""}
-    first, second = (Image.open(each["path"]) for each in (made[1], again[0]))
+    first, second = (opened(each["path"]) for each in (made[1], again[0]))
     assert first.tobytes() == second.tobytes() and first.size == (24, 16)
     assert json.loads(second.text["unmask"]) == {key: value for key, value in again[0].items() if key != "path"}  # type: ignore[attr-defined]
 
@@ -85,8 +65,43 @@ def test_an_edit_is_made_again_from_its_record(checkpoint: Path, tmp_path: Path,
         "001-remove-it.png",
     ]
     code, again = told("edit", checkpoint, "--again", made[1]["path"], "--out", "two")
-    assert code == 0 and Image.open(again[0]["path"]).tobytes() == Image.open(made[1]["path"]).tobytes()
-    assert Image.open(made[1]["path"]).size == (16, 10) and {**again[0], "path": ""} == {**made[1], "path": ""}
+    assert code == 0 and opened(again[0]["path"]).tobytes() == opened(made[1]["path"]).tobytes()
+    assert opened(made[1]["path"]).size == (16, 10) and {**again[0], "path": ""} == {**made[1], "path": ""}
+
+
+def test_tries_are_explained_and_made_again(checkpoint: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    code, made = told("generate", checkpoint, "a cat", "--reflect", 2, "--explain", page, "--out", tmp_path)
+    assert code == 0 and len(made[0]["tries"]) == 2 and page.read_text().count("<figure") == 2
+    code, again = told("generate", checkpoint, "--again", made[0]["path"], "--out", tmp_path / "two")
+    assert code == 0 and {**again[0], "path": ""} == {**made[0], "path": ""}
+    assert opened(again[0]["path"]).tobytes() == opened(made[0]["path"]).tobytes()
+
+
+def test_requests_from_a_file(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of rows are those of the same numbers; a row that failed is done when it is mended, and only that."""
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": each}) + "\n" for each in ("a cat", "a dog", "a cow")))
+    words = ("generate", checkpoint, "--requests", "prompts.jsonl", "--cache", "cache", "--batch-size", 2, "--out", "many")
+    code, said = told(*words)
+    assert code == 0 and said["results"] == 3
+    lines = [json.loads(line) for line in Path("many/results.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["a cat", "a dog", "a cow"]
+    _, plain = told("generate", checkpoint, "a cat", "a dog", "a cow", "--out", "plain")
+    for line, each in zip(lines, plain, strict=True):
+        assert opened(Path("many") / line["file"]).tobytes() == opened(each["path"]).tobytes()
+    assert told(*words)[1]["before"] == 3
+    noise(1).save("a.png")
+    rows = [{"instruction": "remove it", "image": "a.png"}, {"instruction": "make it red", "image": ["b.png"], "mask": None}]
+    Path("edits.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    words = ("edit", checkpoint, "--requests", "edits.jsonl", "--cache", "cache", "--out", "edits")
+    assert told(*words)[0] == 1
+    lines = [json.loads(line) for line in Path("edits/results.jsonl").read_text().splitlines()]
+    assert lines[0]["file"] == "000-remove-it.png" and "b.png" in lines[1]["error"]
+    noise(2).save("b.png")
+    code, said = told(*words)
+    assert code == 0 and said["results"] == 2 and said["before"] == 1
+    assert Path("edits/001-make-it-red.png").is_file()
 
 
 def test_presets_by_name_and_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
@@ -105,23 +120,26 @@ def test_presets_by_name_and_of_ones_own(checkpoint: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("generate", "{}"), "there is no prompt; give one of the two"),
-        (("generate", "{}", "a", "--again", "b.png"), "there are prompts beside --again; give one of the two"),
+        (("generate", "{}"), "there is no prompt; give one in quotes, a file of them with --requests, or a picture with --again"),
+        (("generate", "{}", "a", "--again", "b.png"), "there are prompts and --again; give one of them"),
         (("generate", "{}", "a", "--steps", "0"), "steps=0: there must be at least one"),
         (("generate", "{}", "a", "--order", "haltn"), "command line: order=haltn: order: expected .* got 'haltn'; did you mean 'halton'"),
         (("generate", "{}", "a", "--set", "stps=3"), "unknown key 'stps'; did you mean 'steps'"),
         (("generate", "{}", "a", "--preset", "defualt"), "unknown preset 'defualt'; did you mean 'default'"),
         (("generate", "{}", "a", "--size", "big"), "--size big is no size; write a side, as 512, or width and height, as 768x512"),
-        (("generate", "{}", "a", "--size", "24", "--order", "stratified"), "needs a side that is a power of two, not 12x12 codes; take order=halton"),
+        (("generate", "{}", "a", "--size", "24", "--order", "stratified"), "a power of two, not 12x12 codes; take order=halton"),
         (("generate", "{}", "a", "--batch-size", "0"), "batch_size=0: must be 1 or more"),
+        (("generate", "{}", "--again", "b.png", "--steps", "3"), "--again takes the settings of the picture, not --steps; leave"),
+        (("generate", "{}", "a", "--explain", "p.html"), "--explain shows what --reflect does; give --reflect N too"),
+        (("generate", "{}", "--requests", "no.jsonl", "--again", "b.png"), "there are --again and --requests; give one of them"),
         (("generate", "{}", "--again", "no.png"), "no.png: there is no such picture; give a PNG that generate or edit wrote"),
         (("generate", "{}", "--again", "plain.png"), "plain.png: does not say how it was made"),
         (("generate", "{}", "--again", "text.png"), "text.png: cannot be read"),
-        (("edit", "{}", "--image", "plain.png"), "there is no instruction; give one of the two"),
+        (("edit", "{}", "--image", "plain.png"), "there is no instruction; give one in quotes"),
         (("edit", "{}", "make it red"), "there is no picture to change; give --image FILE"),
         (("edit", "{}", "make it red", "--image", "no.png"), "no.png: "),
         (("edit", "{}", "make it red", "--image", "text.png"), "text.png: is not a picture of a known kind"),
-        (("edit", "{}", "a", "--image", "plain.png", "--mask", "small.png"), "the mask of edit 1 has 8x8 pixels, and its picture 16x16; give a mask"),
+        (("edit", "{}", "a", "--image", "plain.png", "--mask", "small.png"), "the mask of edit 1 has 8x8 pixels, and its picture 16x16"),
         (("edit", "{}", "a", "--image", "plain.png", "--set", "mode=7"), "edit mode 7 is none of 0, 1, 2, 3"),
         (("bench-decode", "{}", "--steps", "0"), "steps=0: there must be at least one"),
         (("bench-decode", "{}", "--repeat", "0"), "repeat=0: must be 1 or more"),
@@ -177,4 +195,4 @@ def test_bench_decode_measures_suggests_and_shows(checkpoint: Path, tmp_path: Pa
         "generate", checkpoint, "a cat", "--presets", tmp_path / "b" / "presets.yaml", "--preset", "suggested", "--out", tmp_path
     )
     assert code == 0 and made[0]["settings"]["steps"] == 4
-    assert np.asarray(Image.open(made[0]["path"])).shape == (16, 16, 3)
+    assert np.asarray(opened(made[0]["path"])).shape == (16, 16, 3)

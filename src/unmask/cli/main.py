@@ -23,6 +23,8 @@ COMMANDS = {
     "plan": "what a stage takes: memory of each GPU, tokens, time",
     "convert": "import published weights, build the starting point of stage 1, export",
     "parity": "compare with the numbers of the system that weights come from",
+    "understand": "ask about pictures",
+    "ground": "find things in pictures",
     "generate": "draw pictures from captions",
     "edit": "change pictures as told",
     "bench-decode": "how fast a model draws and answers here, by settings, and what that changes",
@@ -32,6 +34,8 @@ _AGAIN = {
     "train": "goes on from the last checkpoint",
     "demo": "goes on from the last checkpoint",
     "prepare": "goes on with the first unfinished part",
+    "understand": "goes on with the requests that are left",
+    "ground": "goes on with the requests that are left",
 }
 """What a command that was stopped does when it is given again."""
 

@@ -3,22 +3,27 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
+from unmask.cli.progress import progress_bar
+from unmask.config import dump
 from unmask.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from unmask.infer.drawing import Drawing, PartialPicture
     from unmask.infer.pipelines import LoadedModel
+    from unmask.infer.requests import Request, Work
 
 T = TypeVar("T")
 FRAMES = 8
+RESULTS = "results.jsonl"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +67,34 @@ def add_output(parser: argparse.ArgumentParser, batch_size: int) -> None:
     )
 
 
+def check_source(options: argparse.Namespace, what: str, words: Sequence[str], flags: Sequence[str]) -> None:
+    """See that there is one source of what to do, words, `--again` or `--requests`, and of settings.
+
+    Args:
+        options: of the command.
+        what: the words are.
+        words: that were given.
+        flags: settings that have a flag.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    given = {f"{what}s": bool(words), "--again": options.again is not None, "--requests": options.requests is not None}
+    found = [name for name, is_there in given.items() if is_there]
+    if not found:
+        raise ConfigError(
+            f"there is no {what}", fix="give one in quotes, a file of them with --requests, or a picture with --again"
+        )
+    if len(found) > 1:
+        raise ConfigError(f"there are {' and '.join(found)}", fix="give one of them")
+    if options.again is None:
+        return
+    over = [name for name in ("preset", *flags) if getattr(options, name) is not None] + ["set"] * bool(options.changes)
+    if over:
+        name = over[0].replace("_", "-")
+        raise ConfigError(f"--again takes the settings of the picture, not --{name}", fix="leave one of them out")
+
+
 def load(options: argparse.Namespace) -> "LoadedModel":
     """The model, with presets of one's own before its own."""
     from dataclasses import replace  # noqa: PLC0415
@@ -72,6 +105,36 @@ def load(options: argparse.Namespace) -> "LoadedModel":
     own = None if options.presets is None else read_file(options.presets)
     model = pipelines.load(options.checkpoint, options.device, options.dtype, ema=options.ema)
     return model if own is None else replace(model, presets=own.over(model.presets))
+
+
+def amounts(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `generate` and `edit`."""
+    return {"batch_size": options.batch_size, "filmstrip": FRAMES if options.filmstrip else 0}
+
+
+def drawing_rows(
+    model: "LoadedModel",
+    options: argparse.Namespace,
+    how: Mapping[str, Any],
+    draw: "Callable[[Sequence[Request], Mapping[str, Any]], list[Drawing]]",
+) -> "tuple[Mapping[str, Any], Work]":
+    """What the pictures of a file of requests depend on besides its rows, and what makes those of some rows.
+
+    Args:
+        model: the model.
+        options: of the command.
+        how: the settings, as arguments of `draw`.
+        draw: makes the pictures of some rows.
+    """
+    from unmask.infer.output import name_of, write_drawings  # noqa: PLC0415
+
+    def work(rows: "Sequence[Request]") -> list[Mapping[str, Any]]:
+        drawings = draw(rows, {**how, **amounts(options)})
+        write_drawings(drawings, options.out)
+        return [{"file": f"{name_of(each)}.png", **each.record} for each in drawings]
+
+    plain = {name: dump(value) if is_dataclass(value) else value for name, value in how.items()}
+    return {**plain, **model.record()}, work
 
 
 def settings(config: T, options: argparse.Namespace, names: Sequence[str]) -> tuple[T, set[str]]:
@@ -95,9 +158,7 @@ def say(console: Console, options: argparse.Namespace, text: str) -> None:
 @contextmanager
 def counting(what: str, total: int) -> "Iterator[Callable[[float], None]]":
     """A bar for a person to watch, beside the output: what to call with how much is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = Console(stderr=True)
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+    with progress_bar(Console(stderr=True), TimeElapsedColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
 
@@ -168,9 +229,3 @@ def recorded(path: Path, task: str, model: "LoadedModel", options: argparse.Name
             f"note: {path.name} was made with {then['name']} ({then['digest']}); with these weights it will differ",
         )
     return record
-
-
-def only(options: argparse.Namespace) -> None:
-    """Refuse `--preset` beside `--again`, which brings its own settings."""
-    if options.preset is not None or options.changes:
-        raise ConfigError("--again takes the settings of the picture, not --preset or --set", fix="leave one of them out")

@@ -3,16 +3,16 @@
 Each ability has a file of its own; this is their front.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.errors import CheckpointError, ConfigError, did_you_mean
-from unmask.infer import answering, drawing, editing, planning, pointing, presets
+from unmask.infer import answering, drawing, editing, planning, pointing, presets, reflecting
 from unmask.infer.answering import Answer, Estimate, Images, OnText
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Drawing, PartialPicture, Size, Watching
@@ -22,6 +22,7 @@ from unmask.infer.origin import Origin
 from unmask.infer.planning import Plan
 from unmask.infer.pointing import GroundingConfig, LocatedBox
 from unmask.infer.presets import BUILTIN, Presets
+from unmask.infer.reflecting import Wishes
 from unmask.infer.text import TextConfig
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
@@ -52,6 +53,8 @@ class LoadedModel(ModelParts):
         progress: Callable[[int], None] | None = None,
         on_picture: Callable[[PartialPicture], None] | None = None,
         numbers: Sequence[int] | None = None,
+        plan: bool | Sequence[str | None] = False,
+        reflect: int = 0,
     ) -> list[Drawing]:
         """One picture for each prompt.
 
@@ -65,17 +68,27 @@ class LoadedModel(ModelParts):
             progress: called with the number of pictures done.
             on_picture: called after every step with each picture of the batch, as it is then.
             numbers: of the prompts, the keys of their randomness together with the seed; None: 0, 1, 2...
+            plan: whether the model plans each picture in words and boxes first; or those plans.
+            reflect: tries for each prompt, at most: the model judges what it drew, and draws again after looking at what was wrong. 0: it does
+                not judge.
 
         Raises:
-            ConfigError: a prompt is blank or too long, the size does not fit, or a score is asked of a model that was never told about scores.
+            ConfigError: a prompt is blank or too long, the model cannot judge what it draws, the size does not fit, or a score is asked of a
+                model that was never told about scores.
             OutOfMemory: a batch does not fit.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        captions = [drawing.Caption(*each) for each in zip(prompts, _numbers(numbers, len(prompts)), strict=True)]
+        plans = [None] * len(prompts) if isinstance(plan, bool) else plan
+        captions = [drawing.Caption(*each) for each in zip(prompts, _numbers(numbers, len(prompts)), plans, strict=True)]
         if config is None:
             config = drawing.fitting(self.presets.drawing(), drawing.grid_of(self, size))
             score = self.presets.score() if score is None and self.picture.conditions else score
         watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
+        wishes = Wishes(tries=reflect, plan=plan is True, score=score, size=size)
+        if reflect:
+            return self._signed(reflecting.reflect(self, captions, config, wishes, watching))
+        if plan is True:
+            captions = reflecting.planned(self, captions, wishes, config.seed, batch_size)
         return self._signed(drawing.generate(self, captions, config, score=score, size=size, watching=watching))
 
     def edit(  # noqa: PLR0913  (everything that can be asked of pictures)
@@ -118,11 +131,18 @@ class LoadedModel(ModelParts):
         watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
         return self._signed(editing.edit(self, wanted, config, watching=watching))
 
+    def record(self) -> Mapping[str, Any]:
+        """The checkpoint, and on what it is computed, as outputs record it."""
+        origin = {} if self.origin is None else self.origin.record()
+        return {
+            **origin,
+            "device": self.device.type,
+            "dtype": str(self.model.text_embedding.weight.dtype).removeprefix("torch."),
+        }
+
     def _signed(self, drawings: Sequence[Drawing]) -> list[Drawing]:
         """With the checkpoint in their records."""
-        origin = {} if self.origin is None else self.origin.record()
-        about = {"device": self.device.type, "dtype": str(self.model.text_embedding.weight.dtype).removeprefix("torch.")}
-        return [replace(each, record={**each.record, **origin, **about}) for each in drawings]
+        return [replace(each, record={**each.record, **self.record()}) for each in drawings]
 
     def understand(
         self,

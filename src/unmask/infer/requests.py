@@ -50,6 +50,10 @@ class Request:
         """The row, for errors."""
         return f"{self.file}, row {self.number}"
 
+    def error(self, what: str, fix: str | None = None) -> RowError:
+        """An error about this row."""
+        return RowError(what, where=self.where, fix=fix)
+
     def text(self, column: str) -> str:
         """A text that must be there.
 
@@ -58,7 +62,7 @@ class Request:
         """
         value = self.values.get(column)
         if value is None or not str(value).strip():
-            raise RowError(f"column '{column}' is empty", where=self.where)
+            raise self.error(f"column '{column}' is empty")
         return str(value)
 
     def texts(self, column: str) -> tuple[str, ...]:
@@ -68,12 +72,12 @@ class Request:
             try:
                 value = json.loads(value)
             except ValueError:
-                raise RowError(f"column '{column}' holds a list that is not JSON: {value[:60]!r}", where=self.where) from None
+                raise self.error(f"column '{column}' holds a list that is not JSON: {value[:60]!r}") from None
         if value is None or value == "":
             return ()
         found = tuple(value) if isinstance(value, list | tuple) else (str(value),)
         if not all(isinstance(each, str) and each.strip() for each in found):
-            raise RowError(f"column '{column}' holds {value!r}, not texts", where=self.where)
+            raise self.error(f"column '{column}' holds {value!r}, not texts")
         return found
 
     def pictures(self, column: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 from unmask.config import FieldError, build, load
 from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
-from unmask.data.tiles import TilingConfig
+from unmask.data.tiles import PINPOINTS, TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
@@ -26,10 +26,13 @@ class ImageConfig:
         compress: whether one gen token holds 2x2 codes (published: off at 256 px, on at 1024).
         condition_drop: share of the pictures whose micro-conditions are left out.
         decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
+        remember: of so many pictures a process keeps the codes, so that one that comes again with the same pixels is not encoded again. Pays
+            where pictures are few and are not cropped at random.
     """
 
     size: int
     compress: bool
+    remember: int = 0
     condition_drop: float = 0.3
     decode: DecodeMode = "draft"
 
@@ -382,7 +385,10 @@ def load_model_config(reference: str) -> ModelConfig:
 def tiling(config: ModelConfig) -> TilingConfig | None:
     """The tiles that a model's vision tower reads; None for a model without one."""
     vision = config.vision
-    return None if vision is None else TilingConfig(tile=vision.image_size, pooled=vision.pooled)
+    if vision is None:
+        return None
+    pinpoints = PINPOINTS if vision.pinpoints is None else vision.pinpoints
+    return TilingConfig(tile=vision.image_size, pooled=vision.pooled, pinpoints=pinpoints)
 
 
 def config_file(kind: str, name: str) -> Path:

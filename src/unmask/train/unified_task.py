@@ -44,6 +44,7 @@ class UnifiedTask:
         tokenizer_file = locate(config.tokenizer, "tokenizer.json")
         self.encoding = _encoding(stage, tokenizer_file, config)
         self.image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
+        self.image_tokenizer.remember(stage.image.remember)
         chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
         if chat.vocab.size > config.vocab_size:
             raise ConfigError(

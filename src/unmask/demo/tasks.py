@@ -69,15 +69,18 @@ def expressions(scene: Scene) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One question of each kind: colour, shape, relation, presence, number."""
+    """One question of each kind: colour, shape, relation, presence, number. Every answer is one word."""
     things = [scene.first, scene.second]
     here, other = (things[i] for i in rng.permutation(2))
     asked: list[Question] = []
     if here.shape != other.shape:
         asked.append(Question(f"What color is the {here.shape}?", here.colour))
     asked.append(Question(f"What shape is the {here.colour} thing?", here.shape))
-    relation = scene.relation if other == scene.second else MIRRORED[scene.relation]
-    asked.append(Question(f"What is {relation} the {other.colour} {other.shape}?", str(here)))
+    place = f"{scene.relation if other == scene.second else MIRRORED[scene.relation]} the {other.colour} {other.shape}"
+    if rng.random() < 0.5:
+        asked.append(Question(f"What color is the thing {place}?", here.colour))
+    else:
+        asked.append(Question(f"What shape is the thing {place}?", here.shape))
     asked.append(_presence(things, rng))
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
     asked.append(Question(f"How many {shape}s are there?", COUNTS[sum(thing.shape == shape for thing in things)]))

@@ -6,7 +6,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unmask.model.config import ImageTokenizerConfig, ModelConfig, VisionConfig
+from tests.models import model_config
+from unmask.model.config import ImageTokenizerConfig, VisionConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "golden"
 
@@ -14,22 +15,9 @@ needs_golden = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="the published system's numbers (../shared/golden) are not on this machine"
 )
 
-CONFIG = ModelConfig(
-    name="golden",
-    vocab_size=2048,
-    text_width=64,
-    gen_width=32,
-    text_mlp_width=128,
-    gen_mlp_width=64,
-    num_layers=4,
-    num_joint_layers=3,
-    num_heads=4,
-    tokenizer="none",
-    image_tokenizer=ImageTokenizerConfig(
-        num_codes=128, block_channels=(1, 1, 1), layers_per_block=1, latent_channels=8, norm_groups=1
-    ),
-    vision=VisionConfig(image_size=98, patch_size=14, width=48, num_layers=2, num_heads=4, mlp_width=80),
-)
+_VQ = ImageTokenizerConfig(num_codes=128, block_channels=(1, 1, 1), layers_per_block=1, latent_channels=8, norm_groups=1)
+_VISION = VisionConfig(image_size=98, patch_size=14, width=48, num_layers=2, num_heads=4, mlp_width=80)
+CONFIG = model_config("golden", 2048, (64, 128), (32, 64), layers=(3, 4), heads=4, vq=_VQ, vision=_VISION)
 """The sizes of the tiny published model, read off its files by hand."""
 
 

@@ -15,18 +15,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unmask.model.config import ImageTokenizerConfig, ModelConfig, VisionConfig
+from tests.models import model_config
+from unmask.model.config import ImageTokenizerConfig, VisionConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights.lavida_o import published_name
 
 MASK, EOS, EOT, DRAWN, REFERENCE = 400, 145, 412, 153, 154
 VQ = ImageTokenizerConfig(num_codes=48, block_channels=(8, 16), layers_per_block=1, latent_channels=4, norm_groups=4)
-CONFIG = ModelConfig(
-    name="plain", vocab_size=700, text_width=48, gen_width=36, text_mlp_width=80, gen_mlp_width=56, num_layers=5, num_joint_layers=2,
-    num_heads=6, tokenizer="none", image_tokenizer=VQ, rope_theta=10000.0, norm_eps=1e-5,
-    vision=VisionConfig(image_size=28, patch_size=7, width=24, num_layers=2, num_heads=2, mlp_width=32),
-)  # fmt: skip
+VISION = VisionConfig(image_size=28, patch_size=7, width=24, num_layers=2, num_heads=2, mlp_width=32)
+CONFIG = replace(model_config("plain", 700, (48, 80), (36, 56), layers=(2, 5), heads=6, vq=VQ, vision=VISION), rope_theta=10000.0)
 
 
 class Plain:
@@ -200,8 +198,9 @@ def write_text(
     return made | ({"nfe": torch.tensor(passes)} if dual else {})
 
 
-def plain_stratified(side: int) -> list[int]:
-    rng, chosen, order, blocks, size = random.Random(42), set[tuple[int, int]](), list[int](), [(0, 0)], side
+def plain_stratified(side: int, seed: int = 42) -> list[int]:
+    """The rule of model.md 6.4 as it is told, scanning every block for a chosen cell."""
+    rng, chosen, order, blocks, size = random.Random(seed), set[tuple[int, int]](), list[int](), [(0, 0)], side
     while size > 1:
         size //= 2
         blocks = [(x + dx * size, y + dy * size) for x, y in blocks for dy in (0, 1) for dx in (0, 1)]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import random
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
+from tests.plain_system import plain_stratified
 from unmask.diffusion.unmasking import (
     confident_count,
     draw_codes,
@@ -20,21 +20,6 @@ from unmask.diffusion.unmasking import (
     word_confidence,
 )
 from unmask.errors import ConfigError
-
-
-def plain_order(side: int, seed: int) -> list[int]:
-    """The rule as it is told, scanning every block for a chosen cell."""
-    rng, chosen, order, blocks, size = random.Random(seed), set[tuple[int, int]](), list[int](), [(0, 0)], side
-    while size > 1:
-        size //= 2
-        blocks = [(x + dx * size, y + dy * size) for x, y in blocks for dy in (0, 1) for dx in (0, 1)]
-        rng.shuffle(blocks)
-        for x, y in blocks:
-            if not any((i, j) in chosen for i in range(x, x + size) for j in range(y, y + size)):
-                cell = (rng.randrange(x, x + size), rng.randrange(y, y + size))
-                chosen.add(cell)
-                order.append(cell[1] * side + cell[0])
-    return order
 
 
 def test_published_order() -> None:
@@ -60,7 +45,7 @@ def test_equals_the_plain_rule_and_is_stratified(side: int, seed: int) -> None:
     order = stratified_order(side, seed)
     assert sorted(order) == list(range(side * side))
     if side > 1:
-        assert order == plain_order(side, seed)
+        assert order == plain_stratified(side, seed)
     for level in range(1, side.bit_length()):
         cells = 2**level
         if cells > side:

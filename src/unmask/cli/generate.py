@@ -47,5 +47,5 @@ def run(options: argparse.Namespace, console: Console) -> None:
             filmstrip=8 if options.filmstrip else 0,
             progress=lambda done: status.update(f"drawing {done}/{len(options.prompts)}"),
         )
-    for path in write_drawings(drawings, config, options.out):
+    for path in write_drawings(drawings, options.out):
         console.print(str(path))

@@ -42,6 +42,14 @@ class EncodingConfig:
     code_pixels: int = 16
 
 
+def read_tiles(
+    picture: images.Decoded, vision: TilingConfig, reducing_gap: float | None = None, *, alone: bool
+) -> tuple[Layout, np.ndarray]:
+    """Layout and tiles of a picture to read: one that is read alone is cut into tiles, each of several is padded to one."""
+    layout = anyres(picture.original_size, vision) if alone else single(vision)
+    return layout, cut_tiles(picture.image, picture.original_size, layout, vision, reducing_gap)
+
+
 class Encoder:
     """Conversations -> samples, with one tokenizer.
 
@@ -138,16 +146,9 @@ class Encoder:
         return text if fit == "crop" else images.without_geometry(text)
 
     def _tiles(self, pictures: Sequence[images.Decoded]) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
-        """A picture that is read alone is cut into tiles; each of several is padded to one."""
-        vision = self.config.vision
-        if vision is None or not pictures:
-            return (), ()
-        alone = len(pictures) == 1
-        layouts = tuple(anyres(picture.original_size, vision) if alone else single(vision) for picture in pictures)
-        pairs = zip(pictures, layouts, strict=True)
-        return layouts, tuple(
-            cut_tiles(picture.image, picture.original_size, layout, vision, self._reducing_gap) for picture, layout in pairs
-        )
+        vision, alone = self.config.vision, len(pictures) == 1
+        read = [] if vision is None else [read_tiles(each, vision, self._reducing_gap, alone=alone) for each in pictures]
+        return tuple(layout for layout, _ in read), tuple(tiles for _, tiles in read)
 
     def _edit(
         self, conversation: Conversation, drawn: Sequence[np.ndarray], references: Sequence[np.ndarray]

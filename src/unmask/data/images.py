@@ -154,6 +154,29 @@ def decode(
         raise BrokenImage(f"cannot be decoded ({said or type(error).__name__})", where=where) from error
 
 
+def from_memory(picture: Image.Image | np.ndarray, where: str | None = None) -> Decoded:
+    """A picture that is in memory already, as `decode` gives those of files.
+
+    Args:
+        picture: of Pillow, in any mode; or uint8 pixels [H, W] grey, [H, W, 3] or [H, W, 4].
+        where: what to call it, for the error.
+
+    Raises:
+        BrokenImage: it has no pixels, cannot be read, or is an array of another kind.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in {3, 4})):
+            said = f"is an array {picture.shape} of {picture.dtype}, and pixels are uint8 [height, width, 3]"
+            raise BrokenImage(said, where=where, fix="scale it to 0...255 and call .astype(numpy.uint8)")
+        if not picture.size:
+            raise BrokenImage(f"is an array {picture.shape} without pixels", where=where)
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    try:
+        return _upright(picture, picture.size, where)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BrokenImage(f"cannot be decoded ({' '.join(str(error).split())[:120]})", where=where) from error
+
+
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator, original_size: tuple[int, int]) -> Cropped:
     """Resize the shortest side to `size` (bilinear, aspect kept), then cut a random square; the published rule.
 
@@ -235,12 +258,16 @@ def _decode(data: bytes, draft_side: int | None, max_pixels: int, where: str | N
             raise HugeImage(f"has {width} x {height} pixels, over the bound of {max_pixels:,}", where=where)
         if draft_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (draft_side, draft_side))  # Pillow keeps both sides at least this long
-        image.load()
-        orientation = _orientation(image)
-        rgb = _to_rgb(image, where)
+        return _upright(image, (width, height), where)
+
+
+def _upright(image: Image.Image, size: tuple[int, int], where: str | None) -> Decoded:
+    image.load()
+    orientation = _orientation(image)
+    rgb = _to_rgb(image, where)
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    return Decoded(rgb, (height, width) if orientation in _SWAPS_SIDES else (width, height))
+    return Decoded(rgb, size[::-1] if orientation in _SWAPS_SIDES else size)
 
 
 def _orientation(image: Image.Image) -> int:

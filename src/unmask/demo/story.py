@@ -19,8 +19,9 @@ from unmask.demo.report import DemoReport, contact_sheet, summarise, write_repor
 from unmask.demo.scenes import Scene, caption, split, write_rows
 from unmask.errors import TrainingError
 from unmask.infer.decoding import DrawingConfig
+from unmask.infer.drawing import Drawing
 from unmask.infer.output import write_drawings
-from unmask.infer.pipelines import Drawing, LoadedModel, load
+from unmask.infer.pipelines import LoadedModel, load
 from unmask.model.unified import UnifiedModel
 from unmask.train.config import config_file
 
@@ -96,7 +97,7 @@ def tell(folder: Path, plan: Plan, console: Console) -> dict[str, float]:
     asked = held_out[: plan.held_out]
     drawings = model.generate([caption(scene) for scene in asked], DRAWING, filmstrip=8)
     untrained = _untrained(model).generate([caption(scene) for scene in asked], DRAWING)
-    write_drawings(drawings, DRAWING, folder / "pictures")
+    write_drawings(drawings, folder / "pictures")
     lap("drawing held-out captions")
     return _report(folder, plan, asked, (drawings, untrained), [*map(shlex.join, commands)], timings, console)
 

@@ -42,7 +42,7 @@ def stratified_order(side: int, seed: int = 42) -> list[int]:
     Raises:
         ConfigError: the side is no power of two.
     """
-    if side < 1 or side & (side - 1):
+    if not has_stratified_order(side, side):
         raise ConfigError(f"stratified order needs a grid whose side is a power of two, not {side}")
     rng = random.Random(seed)
     blocks, order, size = [_Block(0, 0)], [], side
@@ -59,6 +59,11 @@ def stratified_order(side: int, seed: int = 42) -> list[int]:
                 block.chosen = (x, y)
                 order.append(y * side + x)
     return order
+
+
+def has_stratified_order(height: int, width: int) -> bool:
+    """Whether a grid can be split into four equal squares down to its cells."""
+    return height == width and height > 0 and not height & (height - 1)
 
 
 def draw_codes(logits_MV: Tensor, uniforms_MV: Tensor | None, temperature: float) -> Tensor:

@@ -17,7 +17,15 @@ from torch import Tensor
 from unmask.data.tokenize import Role
 from unmask.diffusion.guidance import combine
 from unmask.diffusion.schedules import CommitSchedule, TemperatureSchedule, commit_counts, temperature_factors
-from unmask.diffusion.unmasking import CODE_ORDERS, CodeOrder, draw_codes, draw_words, halton_order, stratified_order
+from unmask.diffusion.unmasking import (
+    CODE_ORDERS,
+    CodeOrder,
+    draw_codes,
+    draw_words,
+    halton_order,
+    has_stratified_order,
+    stratified_order,
+)
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.packing import Packing
 from unmask.model.transformer import Streams
@@ -26,13 +34,12 @@ from unmask.randomness import keyed_generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingConfig:
-    """How pictures are unmasked.
+class UnmaskingConfig:
+    """How the codes of a picture are unmasked.
 
     Attributes:
         steps: forward passes; at most the number of codes is used.
-        guidance: 1 is the plain model, more amplifies the prompt (the published `guidance_scale` plus one).
-        guidance_interval: first and last share of the steps between which it is applied.
+        guidance_interval: first and last share of the steps between which guidance is applied.
         temperature: of the draw of each code; 0 takes the likeliest.
         schedule, shift: how many codes are committed at each step.
         order: which codes come first.
@@ -42,10 +49,9 @@ class DrawingConfig:
         seed: of a sample's randomness, together with its number; never of its batch.
     """
 
-    steps: int = 16
-    guidance: float = 3.0
+    steps: int = 64
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    temperature: float = 0.8
+    temperature: float = 0.3
     schedule: CommitSchedule = "shift"
     shift: float = 3.0
     order: CodeOrder = "stratified"
@@ -73,6 +79,22 @@ class DrawingConfig:
     def is_order_fixed(self) -> bool:
         """Whether the order is known before the first step."""
         return self.order in {"stratified", "halton"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingConfig(UnmaskingConfig):
+    """How pictures are drawn from words.
+
+    Attributes:
+        guidance: 1 is the plain model, more amplifies the prompt (the published `guidance_scale` plus one).
+    """
+
+    guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance < 0:
+            raise ConfigError(f"guidance={self.guidance}: must be 0 or more", fix="1 is the plain model")
 
 
 @dataclass(frozen=True)
@@ -103,10 +125,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class Guided:
-    """One sample to draw: its conditions, the full one first, and its number, the key of its randomness."""
+    """One sample to draw.
+
+    Attributes:
+        conditions: the full one first.
+        number: the key of its randomness.
+        start_PQ: codes that stand already, masks where there is something to draw; None: all is to be drawn.
+    """
 
     conditions: tuple[Condition, ...]
     number: int
+    start_PQ: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -183,11 +212,10 @@ class Painter:
         config: how to unmask.
     """
 
-    def __init__(self, model: UnifiedModel, grid: tuple[int, int], compress: bool, config: DrawingConfig) -> None:
-        if config.order == "stratified" and grid[0] != grid[1]:
-            raise ConfigError(
-                f"the stratified order needs a square picture, not {grid[1]}x{grid[0]} codes", fix="take order=halton"
-            )
+    def __init__(self, model: UnifiedModel, grid: tuple[int, int], compress: bool, config: UnmaskingConfig) -> None:
+        if config.order == "stratified" and not has_stratified_order(*grid):
+            needed = "a square picture" if grid[0] != grid[1] else "a side that is a power of two"
+            raise ConfigError(f"the stratified order needs {needed}, not {grid[1]}x{grid[0]} codes", fix="take order=halton")
         self.model, self.grid, self.compress, self.config = model, grid, compress, config
         self.num_codes, self.book = grid[0] * grid[1], model.config.image_tokenizer.code_book
         self.device = model.text_embedding.weight.device
@@ -199,15 +227,15 @@ class Painter:
         """Codes [B, P, Q] of one picture for each prompt.
 
         Args:
-            prompts: what to draw; all with as many conditions.
+            prompts: what to draw; all with as many conditions, and with as many codes to draw.
             weights: of the logits of each condition; they sum to 1.
             watch: sees the codes after every step.
             inspect: sees everything.
         """
         config = self.config
-        codes_BC = torch.full((len(prompts), self.num_codes), self.book.mask, device=self.device)
+        codes_BC = torch.stack([self._start(prompt) for prompt in prompts])
         noise = [keyed_generator(config.seed, prompt.number, "codes") for prompt in prompts]
-        counts = commit_counts(self.num_codes, config.steps, config.schedule, config.shift)
+        counts = commit_counts(self.count_free(prompts[0]), config.steps, config.schedule, config.shift)
         factors = temperature_factors(len(counts), config.order_schedule, config.order_minimum)
         orders_BC = torch.stack([self._order(prompt) for prompt in prompts]) if config.is_order_fixed else None
         sides = {len(weights): self._side([each.conditions[side] for side in range(len(weights)) for each in prompts])}
@@ -235,13 +263,24 @@ class Painter:
                 watch(step, codes_BC, codes_BC != self.book.mask)
         return codes_BC.view(-1, *self.grid)
 
+    def count_free(self, prompt: Guided) -> int:
+        """How many codes of a prompt are to be drawn."""
+        return self.num_codes if prompt.start_PQ is None else int((prompt.start_PQ == self.book.mask).sum())
+
+    def _start(self, prompt: Guided) -> Tensor:
+        """Codes [C] before the first step."""
+        if prompt.start_PQ is None:
+            return torch.full((self.num_codes,), self.book.mask, device=self.device)
+        return prompt.start_PQ.flatten().to(self.device)
+
     def _order(self, prompt: Guided) -> Tensor:
+        """Which codes come first, of those that are to be drawn."""
         seed = self.config.order_seed
         if seed is None:
             seed = int(keyed_generator(self.config.seed, prompt.number, "order").integers(2**31))
-        if self.config.order == "halton":
-            return torch.tensor(halton_order(*self.grid, seed))
-        return torch.tensor(stratified_order(self.grid[0], seed))
+        halton = self.config.order == "halton"
+        order_C = torch.tensor(halton_order(*self.grid, seed) if halton else stratified_order(self.grid[0], seed))
+        return order_C if prompt.start_PQ is None else order_C[prompt.start_PQ.flatten().cpu()[order_C] == self.book.mask]
 
     def _side(self, conditions: Sequence[Condition]) -> "_Side":
         """Everything about some conditions that no step changes."""

@@ -1,145 +1,168 @@
-"""What a trained model can do, as one object: `load(path).generate(["a red circle left of a blue square"])`."""
+"""What a trained model can do, as one object: `load(path).generate(["a red circle left of a blue square"])`.
+
+Each ability has a file of its own; this is their front.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 
-from unmask.data.conversation import ImageSlot, MicroConditions
-from unmask.data.images import condition_text
-from unmask.data.preprocess.text_to_image import caption_turns
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
-from unmask.errors import ConfigError
-from unmask.infer.decoding import DrawingConfig, DrawingPrompt, draw_pictures
+from unmask.errors import CheckpointError, ConfigError, did_you_mean
+from unmask.infer import drawing, editing, presets
+from unmask.infer.decoding import DrawingConfig
+from unmask.infer.drawing import Drawing, PartialPicture, Size, Watching
+from unmask.infer.editing import EditConfig
+from unmask.infer.inputs import ModelParts, Picture
+from unmask.infer.origin import Origin
+from unmask.infer.presets import BUILTIN, Presets
 from unmask.model.config import ModelConfig, PictureConfig
-from unmask.model.image_tokenizer import ImageTokenizer, load_image_tokenizer
-from unmask.model.unified import UnifiedModel
+from unmask.model.image_tokenizer import load_image_tokenizer
+from unmask.model.unified import UnifiedModel, materialise
 from unmask.model.weights import native
-from unmask.storage.hub import locate
+from unmask.storage import hub
+
+Dtype = Literal["bf16", "fp16", "fp32"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A finished picture, and the pictures on the way to it.
-
-    Attributes:
-        prompt: what was asked for.
-        image: the picture.
-        frames: `(codes committed, picture)` of the steps that were kept; squares that are still masked are grey.
-    """
-
-    prompt: str
-    image: Image.Image
-    frames: tuple[tuple[int, Image.Image], ...]
-
-
-@dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(ModelParts):
     """A model with its tokenizers, ready to use."""
 
-    model: UnifiedModel
-    image_tokenizer: ImageTokenizer
-    chat: ChatTokenizer
-    picture: PictureConfig
+    presets: Presets = BUILTIN
+    origin: Origin | None = None
 
-    def generate(
+    def generate(  # noqa: PLR0913  (everything that can be asked of pictures)
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         config: DrawingConfig | None = None,
         *,
         score: float | None = None,
+        size: Size | None = None,
         batch_size: int = 16,
         filmstrip: int = 0,
         progress: Callable[[int], None] | None = None,
+        on_picture: Callable[[PartialPicture], None] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Drawing]:
         """One picture for each prompt.
 
         Args:
             prompts: captions.
-            config: how to unmask.
-            score: aesthetic score to ask for, if the model was told about scores; None leaves it out.
+            config: how to unmask; None: as the checkpoint's default preset says, in an order that the picture's shape has.
+            score: aesthetic score to ask for, if the model was told about scores; None leaves it to the preset, or out.
+            size: side of a square in pixels, or width and height; None: what the model was trained to draw.
             batch_size: pictures at a time; changes nothing but speed and memory.
             filmstrip: how many frames to keep of each picture.
             progress: called with the number of pictures done.
+            on_picture: called after every step with each picture of the batch, as it is then.
+            numbers: of the prompts, the keys of their randomness together with the seed; None: 0, 1, 2...
 
         Raises:
-            ConfigError: a prompt is blank, or a score is asked of a model that was never told about scores.
+            ConfigError: a prompt is blank or too long, the size does not fit, or a score is asked of a model that was never told about scores.
+            OutOfMemory: a batch does not fit.
         """
-        config = config or DrawingConfig()
-        if score is not None and not self.picture.conditions:
-            raise ConfigError(
-                f"score {score:g} means nothing to this model: it was trained without micro-conditions",
-                fix="leave the score out, or train with image.condition_drop below 1",
-            )
-        drawings: list[Drawing] = []
-        encoded = [self._prompt(text, number, score) for number, text in enumerate(prompts)]
-        for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size)
-            drawings += self._draw(prompts[part], encoded[part], config, filmstrip)
-            if progress is not None:
-                progress(len(drawings))
-        return drawings
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        captions = [drawing.Caption(*each) for each in zip(prompts, _numbers(numbers, len(prompts)), strict=True)]
+        if config is None:
+            config = drawing.fitting(self.presets.drawing(), drawing.grid_of(self, size))
+            score = self.presets.score() if score is None and self.picture.conditions else score
+        watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
+        return self._signed(drawing.generate(self, captions, config, score=score, size=size, watching=watching))
 
-    def _prompt(self, text: str, number: int, score: float | None) -> DrawingPrompt:
-        if not text.strip():
-            raise ConfigError(f"prompt {number + 1} is blank", fix="say what to draw")
-        square = self.image_tokenizer.config.factor * (2 if self.picture.compress else 1)
-        turns = caption_turns(text, ImageSlot("image_gen", ""), MicroConditions())
-        size = self.picture.size
-        conditions = condition_text((size, size), (0, 0), score=score) if self.picture.conditions else ""
-        ids, roles = self.chat.encode(turns, [conditions], (size // square) ** 2, max_length=8192)
-        return DrawingPrompt(ids, roles, number)
-
-    def _draw(
-        self, texts: Sequence[str], prompts: Sequence[DrawingPrompt], config: DrawingConfig, filmstrip: int
+    def edit(  # noqa: PLR0913  (everything that can be asked of pictures)
+        self,
+        images: Picture | Sequence[Picture | Sequence[Picture]],
+        instructions: str | Sequence[str],
+        config: EditConfig | None = None,
+        *,
+        mask: Picture | Sequence[Picture | None] | None = None,
+        batch_size: int = 8,
+        filmstrip: int = 0,
+        progress: Callable[[int], None] | None = None,
+        on_picture: Callable[[PartialPicture], None] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Drawing]:
-        grid = self.image_tokenizer.grid(self.picture.size, self.picture.size)
-        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """One picture for each instruction: its source, changed as told.
 
-        def watch(_: int, codes_BC: torch.Tensor, committed_BC: torch.Tensor) -> None:
-            kept.append((codes_BC.clone(), committed_BC))
+        A source is padded to the square that the model draws, and so is the answer, whose padding is cut off again.
 
-        codes = draw_pictures(
-            self.model, prompts, grid, self.picture.compress, self.chat.vocab.mask, config, watch if filmstrip else None
-        )
-        pictures = self.image_tokenizer.decode(codes).cpu().numpy()
-        places = sorted(set(np.linspace(0, len(kept) - 1, filmstrip).round().astype(int).tolist())) if filmstrip else []
-        films = [self._frame(*kept[place]) for place in places]
-        return [
-            Drawing(text, Image.fromarray(pictures[row]), tuple((counts[row], images[row]) for counts, images in films))
-            for row, text in enumerate(texts)
-        ]
+        Args:
+            images: the source of each instruction, or its several sources; of a single instruction, its source or sources.
+            instructions: what to change.
+            config: how to unmask; None: as the checkpoint's default preset says.
+            mask: white where a source may change, the rest of its codes stays; one for all edits, or one or None for each.
+            batch_size: pictures at a time; changes nothing but speed and memory.
+            filmstrip: how many frames to keep of each picture.
+            progress: called with the number of pictures done.
+            on_picture: called after every step with each picture of the batch, as it is then.
+            numbers: of the edits, the keys of their randomness together with the seed; None: 0, 1, 2...
 
-    def _frame(self, codes_BC: torch.Tensor, committed_BC: torch.Tensor) -> tuple[list[int], list[Image.Image]]:
-        """The pictures so far: codes that are still masked decode as code 0 and are covered by grey squares."""
-        grid = self.image_tokenizer.grid(self.picture.size, self.picture.size)
-        codes = codes_BC.where(committed_BC, torch.zeros_like(codes_BC)).view(-1, *grid)
-        pixels = self.image_tokenizer.decode(codes)
-        factor = self.image_tokenizer.config.factor
-        shown = committed_BC.view(-1, *grid).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        pixels = torch.where(shown[..., None], pixels, torch.full_like(pixels, 190))
-        return committed_BC.sum(1).tolist(), [Image.fromarray(each) for each in pixels.cpu().numpy()]
+        Raises:
+            ConfigError: an instruction is blank or too long, there is no picture, or a mask does not fit.
+            ImageError, StorageError: a picture is broken, or cannot be had.
+            OutOfMemory: a batch does not fit.
+        """
+        if isinstance(instructions, str):
+            instructions, images = [instructions], [images]  # type: ignore[list-item]
+        wanted = editing.wanted(images, instructions, mask, _numbers(numbers, len(instructions)))
+        config = config or drawing.fitting(self.presets.editing(), drawing.grid_of(self, None))
+        watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
+        return self._signed(editing.edit(self, wanted, config, watching=watching))
+
+    def _signed(self, drawings: Sequence[Drawing]) -> list[Drawing]:
+        """With the checkpoint in their records."""
+        origin = {} if self.origin is None else self.origin.record()
+        about = {"device": self.device.type, "dtype": str(self.model.text_embedding.weight.dtype).removeprefix("torch.")}
+        return [replace(each, record={**each.record, **origin, **about}) for each in drawings]
 
 
-def load(path: str | Path, device: str | None = None) -> LoadedModel:
-    """Load a checkpoint folder, or the newest checkpoint of a run's folder.
+def _numbers(numbers: Sequence[int] | None, count: int) -> Sequence[int]:
+    if numbers is not None and len(numbers) != count:
+        raise ConfigError(f"there are {len(numbers)} numbers for {count} samples", fix="give one for each, or none")
+    return range(count) if numbers is None else numbers
+
+
+def load(path: str | Path, device: str | torch.device | None = None, dtype: Dtype | None = None) -> LoadedModel:
+    """Load a checkpoint folder, the newest checkpoint of a run's folder, or a converted repository of the hub.
+
+    Args:
+        path: the folder, or `owner/name` on the hub.
+        device: where to compute; None: on the first GPU, or on the CPU where there is none.
+        dtype: number type of the weights; None: `bf16` on a GPU, `fp32` elsewhere. The image tokenizer stays in fp32.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no checkpoint, or it is damaged.
+        ConfigError: there is no such folder, repository or number type.
+        StorageError: the hub cannot be reached.
     """
-    folder = native.find(Path(path))
+    if dtype is not None and dtype not in _DTYPES:
+        raise ConfigError(f"unknown dtype '{dtype}'", fix=did_you_mean(str(dtype), _DTYPES))
+    found = hub.folder(str(path), "*.safetensors", "*.json", "*.yaml", "vqvae/*")
+    if (found / "config.json").is_file() and not (found / "model.yaml").is_file():
+        raise CheckpointError(
+            "holds a published checkpoint, whose tensors have other names",
+            where=str(path),
+            fix=f"unmask convert {path} NEW, once",
+        )
+    folder = native.find(found)
     config = native.read_config(folder, "model", ModelConfig)
     picture = native.read_config(folder, "picture", PictureConfig)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = UnifiedModel(config)
+    with torch.device("meta"):
+        model = UnifiedModel(config)
+    materialise(model.to(_DTYPES[dtype or ("fp32" if target.type == "cpu" else "bf16")]), target)
     native.load_weights(folder, model)
-    tokenizer_file = locate(config.tokenizer, "tokenizer.json")
+    tokenizer_file = hub.locate(config.tokenizer, "tokenizer.json")
     return LoadedModel(
-        model.to(target).eval(),
+        model.eval().requires_grad_(False),
         load_image_tokenizer(config.image_tokenizer).to(target),
         ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file)),
         picture,
+        presets=presets.read(folder),
+        origin=Origin.of(folder),
     )

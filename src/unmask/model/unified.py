@@ -164,6 +164,15 @@ def code_tokens(codes_M: Tensor, shape_BPQ: Sequence[int], compress: bool, drawn
     return token_M, corner_M
 
 
+def materialise(model: UnifiedModel, device: torch.device) -> None:
+    """Memory for a model (or its shards) that was made on the meta device; its parameters hold anything, its buffers what they should."""
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        if not name.endswith("position_ids"):
+            raise ValueError(f"nobody knows what the buffer {name} holds")
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())

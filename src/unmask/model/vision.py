@@ -39,8 +39,11 @@ class VisionEncoder(nn.Module):
         out: Tensor = self.projector(pooled.flatten(2).transpose(1, 2))
         return out
 
+    def features(self, pixels_NSS3: Tensor, feature_F: Tensor) -> Tensor:
+        """Features [F, text_width] of uint8 tiles, in the order of `feature_F`; see `Sight`."""
+        pixels_N3SS = pixels_NSS3.permute(0, 3, 1, 2).to(self.newline.dtype) / 127.5 - 1
+        return torch.cat([self(pixels_N3SS).flatten(0, 1), self.newline[None]])[feature_F]
+
     def place(self, text_TD: Tensor, sight: Sight) -> Tensor:
         """The text's embeddings with the features of the tiles in their rows."""
-        pixels_N3SS = sight.pixels_NSS3.permute(0, 3, 1, 2).to(self.newline.dtype) / 127.5 - 1
-        features = torch.cat([self(pixels_N3SS).flatten(0, 1), self.newline[None]])
-        return text_TD.index_copy(0, sight.row_F, features[sight.feature_F].to(text_TD.dtype))
+        return text_TD.index_copy(0, sight.row_F, self.features(sight.pixels_NSS3, sight.feature_F).to(text_TD.dtype))

@@ -107,15 +107,6 @@ def shard(model: UnifiedModel, config: ParallelConfig, ranks: Ranks) -> None:
     model.text_embedding.register_forward_hook(_always_with_gradient)
 
 
-def materialise(model: UnifiedModel, device: torch.device) -> None:
-    """Memory for the shards of a model that was made on the meta device; its parameters hold anything, its buffers what they should."""
-    model.to_empty(device=device)
-    for name, buffer in model.named_buffers():
-        if not name.endswith("position_ids"):
-            raise ValueError(f"nobody knows what the buffer {name} holds")
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
-
-
 def _always_with_gradient(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
     """Gradients reach every block's inputs on every rank, whatever is frozen: blocks are then reduced in the same order everywhere."""
     return out.requires_grad_() if torch.is_grad_enabled() and not out.requires_grad else out

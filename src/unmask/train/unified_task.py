@@ -13,14 +13,14 @@ from unmask.errors import CheckpointError, ConfigError
 from unmask.model import lora
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
-from unmask.model.unified import UnifiedModel
+from unmask.model.unified import UnifiedModel, materialise
 from unmask.model.weights import native
 from unmask.randomness import key_digest
 from unmask.storage.hub import locate
 from unmask.train import checkpoint
 from unmask.train.config import StageConfig, load_model_config, tiling
 from unmask.train.optim import freeze
-from unmask.train.parallelize import Parallel, materialise
+from unmask.train.parallelize import Parallel
 from unmask.train.parts import NAMES, piece_of
 from unmask.train.step import Objective, accumulate
 from unmask.train.task import Saved, StepResult

@@ -1,9 +1,11 @@
 """Pictures drawn after a plan of what stands where, and after looking at earlier attempts (model.md 3.4)."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from unmask.data.conversation import Conversation, ImageSlot, Located, Part, Turn, Undrawn
-from unmask.data.preprocess.base import Columns, Example, Row, preprocess
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Part, Turn, Undrawn
+from unmask.data.preprocess.base import Columns, Example, Function, Row, preprocess
 from unmask.data.preprocess.cells import joined_texts_of, path_of, text_of, with_prefix
 from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
 from unmask.data.preprocess.text_to_image import SCORES, TRUNCATION, conditions_of, cut_caption
@@ -39,37 +41,64 @@ _EXAMPLE = Example(
 )
 
 
-@preprocess(
+def _caption_alone(caption: str, _rng: np.random.Generator, _no_plan: bool) -> tuple[str, tuple[Part, ...]]:
+    return caption, ()
+
+
+def _caption_of_regions(caption: str, rng: np.random.Generator, no_plan: bool) -> tuple[str, tuple[Part, ...]]:
+    """The caption, or that it is one of regions, and the wish for their descriptions; both choices are drawn in any case."""
+    detail = rng.random() < REGION_DETAIL_RATE and not no_plan
+    caption = _REGION_CAPTION if rng.random() < REGION_CAPTION_RATE else caption
+    return caption, (_REGION_DETAIL,) if detail else ()
+
+
+def _planning(
+    name: str, change: Callable[[str, np.random.Generator, bool], tuple[str, tuple[Part, ...]]], about: str
+) -> Function:
+    """A function with the published arguments that plans a picture, then draws it; `change` has the caption before the attempts are drawn."""
+
+    def planned(  # noqa: PLR0913  (the published arguments)
+        row: Row,
+        rng: np.random.Generator,
+        *,
+        plan_only: bool = False,
+        no_plan: bool = False,
+        add_feedback: bool = False,
+        caption_key: str = "caption",
+        random_truncate: bool = True,
+        s3_prefix: str = "",
+        s3_prefix_enc: str = "",
+    ) -> Conversation:
+        caption, rest = change(cut_caption(text_of(row, caption_key), rng, random_truncate), rng, no_plan)
+        if add_feedback:
+            rest += _feedback(row, rng, s3_prefix_enc)
+        return _planned(row, caption, rest, s3_prefix, plan_only=plan_only, no_plan=no_plan)
+
+    planned.__name__ = planned.__qualname__ = name
+    planned.__doc__ = about
+    return planned
+
+
+text_to_image_with_plan = preprocess(
     "text_to_image_with_plan",
     "preproces_text_to_image_generation_s3_loc",
     columns=_COLUMNS,
     random_choices=(TRUNCATION, _FEEDBACKS),
     excludes=(("plan_only", "no_plan"),),
     example=_EXAMPLE,
+)(
+    _planning(
+        "text_to_image_with_plan",
+        _caption_alone,
+        """Plan the layout of a picture, then draw it.
+
+        With `plan_only` nothing is drawn, with `no_plan` nothing is planned; `add_feedback` shows earlier attempts and what was wrong with
+        each: `negatives` (below `s3_prefix_enc`) and `negative_reasons`, lists or texts joined by `;`.
+        """,
+    )
 )
-def text_to_image_with_plan(  # noqa: PLR0913  (the published arguments)
-    row: Row,
-    rng: np.random.Generator,
-    *,
-    plan_only: bool = False,
-    no_plan: bool = False,
-    add_feedback: bool = False,
-    caption_key: str = "caption",
-    random_truncate: bool = True,
-    s3_prefix: str = "",
-    s3_prefix_enc: str = "",
-) -> Conversation:
-    """Plan the layout of a picture, then draw it.
 
-    With `plan_only` nothing is drawn, with `no_plan` nothing is planned; `add_feedback` shows earlier attempts and what was wrong with
-    each: `negatives` (below `s3_prefix_enc`) and `negative_reasons`, lists or texts joined by `;`.
-    """
-    caption = cut_caption(text_of(row, caption_key), rng, random_truncate)
-    feedback = _feedback(row, rng, s3_prefix_enc) if add_feedback else ()
-    return _planned(row, caption, feedback, s3_prefix, plan_only=plan_only, no_plan=no_plan)
-
-
-@preprocess(
+text_to_image_with_region_plan = preprocess(
     "text_to_image_with_region_plan",
     "preproces_text_to_image_generation_layout_sam",
     columns=_COLUMNS,
@@ -81,41 +110,52 @@ def text_to_image_with_plan(  # noqa: PLR0913  (the published arguments)
     ),
     excludes=(("plan_only", "no_plan"),),
     example=_EXAMPLE,
-)
-def text_to_image_with_region_plan(  # noqa: PLR0913  (the published arguments)
-    row: Row,
-    rng: np.random.Generator,
-    *,
-    plan_only: bool = False,
-    no_plan: bool = False,
-    add_feedback: bool = False,
-    caption_key: str = "caption",
-    random_truncate: bool = True,
-    s3_prefix: str = "",
-    s3_prefix_enc: str = "",
-) -> Conversation:
-    """Plan the regions of a picture, then draw it.
+)(
+    _planning(
+        "text_to_image_with_region_plan",
+        _caption_of_regions,
+        """Plan the regions of a picture, then draw it.
 
-    As `text_to_image_with_plan`; the two choices about regions are drawn in any case. Where the published text asks for the descriptions is
-    not known; here it does so behind the request for a plan, and not at all where nothing is planned.
+        As `text_to_image_with_plan`; the two choices about regions are drawn in any case. Where the published text asks for the descriptions
+        is not known; here it does so behind the request for a plan, and not at all where nothing is planned.
+        """,
+    )
+)
+
+
+def layout_turns(
+    caption: str, conditions: MicroConditions, image: Part, plan: str | None, rest: tuple[Part, ...] = ()
+) -> tuple[Turn, Turn]:
+    """The words that ask for a picture after a plan, or after earlier attempts; training and drawing both take them from here.
+
+    Args:
+        caption: what to draw.
+        conditions: where the facts about the picture go.
+        image: the picture, or what stands for one that is not drawn.
+        plan: what stands where; None: nothing is planned.
+        rest: what follows the request, such as `feedback`.
     """
-    caption = cut_caption(text_of(row, caption_key), rng, random_truncate)
-    detail = rng.random() < REGION_DETAIL_RATE and not no_plan
-    caption = _REGION_CAPTION if rng.random() < REGION_CAPTION_RATE else caption
-    feedback = _feedback(row, rng, s3_prefix_enc) if add_feedback else ()
-    rest: tuple[Part, ...] = ((_REGION_DETAIL,) if detail else ()) + feedback
-    return _planned(row, caption, rest, s3_prefix, plan_only=plan_only, no_plan=no_plan)
+    ask = (f"Generate an image with the caption: {caption} ", conditions)
+    if plan is None:
+        return Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))
+    return Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), Turn("gpt", (_PLAN, Located(plan), " ", image))
+
+
+def feedback(attempts: Sequence[tuple[str, str]]) -> tuple[Part, ...]:
+    """Earlier attempts, each the address of a picture and what was wrong with it."""
+    parts: list[Part] = [_FEEDBACK]
+    for number, (url, reason) in enumerate(attempts, 1):
+        line = "" if number == 1 else "\n"
+        parts += [f"{line}Generation {number}: ", ImageSlot("image", url), f"\n Feedback {number}: {reason}"]
+    return tuple(parts)
 
 
 def _planned(row: Row, caption: str, rest: tuple[Part, ...], prefix: str, *, plan_only: bool, no_plan: bool) -> Conversation:
     """The request, with what follows it, and the plan and the picture that answer it."""
     image: Part = Undrawn() if plan_only else ImageSlot("image_gen", path_of(row, "s3_path", prefix))
-    ask = (f"Generate an image with the caption: {caption} ", conditions_of(row))
-    if no_plan:
-        return Conversation("", (Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))))
-    answer = Turn("gpt", (_PLAN, Located(text_of(row, "grounding_text")), " ", image))
-    turns = (Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), answer)
-    return Conversation("", turns, visible_text_rate=0.0 if plan_only else VISIBLE_TEXT_RATE)
+    plan = None if no_plan else text_of(row, "grounding_text")
+    turns = layout_turns(caption, conditions_of(row), image, plan, rest)
+    return Conversation("", turns, visible_text_rate=0.0 if plan_only or no_plan else VISIBLE_TEXT_RATE)
 
 
 def _feedback(row: Row, rng: np.random.Generator, prefix: str) -> tuple[Part, ...]:
@@ -124,9 +164,5 @@ def _feedback(row: Row, rng: np.random.Generator, prefix: str) -> tuple[Part, ..
     if len(attempts) != len(reasons):
         raise RowError(f"column 'negatives' holds {len(attempts)} pictures, and 'negative_reasons' {len(reasons)} texts")
     count = int(rng.integers(1, min(MAX_FEEDBACKS, len(attempts)) + 1))
-    parts: list[Part] = [_FEEDBACK]
-    for number, chosen in enumerate(rng.integers(0, len(attempts), count).tolist(), 1):
-        line = "" if number == 1 else "\n"
-        slot = ImageSlot("image", with_prefix(prefix, attempts[chosen]))
-        parts += [f"{line}Generation {number}: ", slot, f"\n Feedback {number}: {reasons[chosen]}"]
-    return tuple(parts)
+    chosen = rng.integers(0, len(attempts), count).tolist()
+    return feedback([(with_prefix(prefix, attempts[each]), reasons[each]) for each in chosen])

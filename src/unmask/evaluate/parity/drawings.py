@@ -19,6 +19,7 @@ from unmask.errors import ConfigError
 from unmask.evaluate.parity.folder import DRAWN, IMAGE, System
 from unmask.evaluate.parity.report import CONFIDENCE_FACTOR, Cannot, Case
 from unmask.evaluate.parity.rows import Merged, embed, find_image, merge, padded, pictures_of
+from unmask.infer.conditions import Places
 from unmask.infer.decoding import Condition, DrawingConfig, DrawingStep, Guided, Painter
 from unmask.model.transformer import Streams
 
@@ -97,15 +98,6 @@ def published_settings(kw: Mapping[str, Any], is_edit: bool) -> _Settings:
     return _Settings(config, weights, mode, drawn, ordered)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One condition as a row: which positions hold the mask, and which the gen tower sees."""
-
-    text_LD: Tensor
-    is_gen_L: Tensor
-    is_reference_L: Tensor
-
-
 @torch.no_grad()
 def run_drawing(case: Case, system: System) -> None:
     """Conditions, steps, codes and pixels."""
@@ -125,12 +117,11 @@ def run_drawing(case: Case, system: System) -> None:
         raise Cannot(f"{tokens} positions stand for a picture of {len(codes_C)} codes")
     resolution = side * system.config.image_tokenizer.factor
     references = _references(case, system, resolution) if reference.any() else None
-    rows = _conditions(case, system, merged, settings)
+    conditions = _conditions(case, system, merged, settings, references)
     painter = Painter(system.model, (side, side), tokens != side * side, settings.config)
-    follower = _Follower(case, system, settings, rows, painter, references)
+    follower = _Follower(case, system, settings, conditions, painter)
     _base(case, follower, merged)
-    conditions = tuple(follower.condition(row) for row in rows[: len(settings.weights)])
-    codes = painter.draw([Guided(conditions, 0)], settings.weights, inspect=follower)
+    codes = painter.draw([Guided(tuple(conditions[: len(settings.weights)]), 0)], settings.weights, inspect=follower)
     _results(case, system, settings, codes)
 
 
@@ -144,7 +135,7 @@ def _references(case: Case, system: System, resolution: int) -> Tensor:
     return system.vq.encode(torch.tensor(pixels)[None])
 
 
-def _conditions(case: Case, system: System, merged: Merged, settings: _Settings) -> list[_Row]:
+def _conditions(case: Case, system: System, merged: Merged, settings: _Settings, references: Tensor | None) -> list[Condition]:
     """The full condition, that of the edit mode, and the one without a prompt (model.md 6.6)."""
     ids_L = merged.ids_BL[0]
     drawn, reference, features = ids_L == system.ids.drawn, ids_L == system.ids.reference, ids_L == IMAGE
@@ -158,41 +149,26 @@ def _conditions(case: Case, system: System, merged: Merged, settings: _Settings)
         )  # the empty assistant header behind the last turn is as long as the one before the plan
         prompt |= (torch.arange(len(ids_L)) > ends[1] + header) & (torch.arange(len(ids_L)) < int(drawn.int().argmax()))
     case.equal("is_prompt", prompt[None])
-    nothing = torch.zeros_like(prompt)
-    second = {
-        0: ~reference & ~drawn,
-        1: reference,
-        2: reference | features,
-        3: ~reference & ~drawn & ~features,
-    }
-    masks = [nothing] + ([second[settings.mode]] if settings.mode is not None else []) + [prompt]
-    return [_Row(embed(system, merged, mask[None])[0], drawn | (reference & ~mask), reference & ~mask) for mask in masks]
+    places = Places(~reference & ~drawn & ~features, features, reference, drawn)
+    second = [] if settings.mode is None else [places.second_L(settings.mode)]
+    text_LD, mask_D = embed(system, merged)[0], system.model.text_embedding.weight[system.ids.mask]
+    return [places.condition(text_LD, lacking_L, mask_D, references) for lacking_L in (places.none_L, *second, prompt)]
 
 
 class _Follower:
     """Looks into every step, compares it, and goes on from the case's own codes where chance decides."""
 
-    def __init__(
-        self, case: Case, system: System, settings: _Settings, rows: list[_Row], painter: Painter, references: Tensor | None
-    ) -> None:
+    def __init__(self, case: Case, system: System, settings: _Settings, rows: list[Condition], painter: Painter) -> None:
         self.case, self.system, self.settings, self.rows, self.painter = case, system, settings, rows, painter
-        self.references = references
 
-    def condition(self, row: _Row) -> Condition:
-        """As the decoder takes it."""
-        kept = self.references if row.is_reference_L.any() else None
-        return Condition(row.text_LD[~row.is_gen_L], row.is_gen_L, row.is_reference_L, kept)
-
-    def embedded(self, row: _Row, codes_C: Tensor) -> Tensor:
+    def embedded(self, row: Condition, codes_C: Tensor) -> Tensor:
         """A condition [L, D] as it enters the towers."""
         model, painter = self.system.model, self.painter
         rows_LE = torch.zeros(len(row.is_gen_L), self.system.config.gen_width)
-        drawn = row.is_gen_L & ~row.is_reference_L
-        rows_LE[drawn] = model.code_embedding(codes_C.view(-1, *painter.grid), painter.compress)
-        if row.is_reference_L.any():
-            assert self.references is not None
-            rows_LE[row.is_reference_L] = model.code_embedding(self.references, painter.compress)
-        start = Streams(row.text_LD[~row.is_gen_L], rows_LE[row.is_gen_L])
+        rows_LE[_drawn(row)] = model.code_embedding(codes_C.view(-1, *painter.grid), painter.compress)
+        if row.references_RPQ is not None:
+            rows_LE[row.is_reference_L] = model.code_embedding(row.references_RPQ, painter.compress)
+        start = Streams(row.text_TD, rows_LE[row.is_gen_L])
         return padded(start, row.is_gen_L[None])[0]
 
     def __call__(self, step: DrawingStep) -> Tensor | None:
@@ -231,8 +207,7 @@ class _Follower:
         if routing in case:
             case.equal(routing, torch.stack([row.is_gen_L for row in rows]))
         if name != "step0":
-            drawn = rows[-1].is_gen_L & ~rows[-1].is_reference_L
-            case.equal(f"{name}.new_token_mask", drawn[None])
+            case.equal(f"{name}.new_token_mask", _drawn(rows[-1])[None])
 
     def _drawn(self, name: str, step: DrawingStep, masked: Tensor) -> None:
         case, note = self.case, "of masked codes: a fresh draw of the others is thrown away"
@@ -264,13 +239,17 @@ class _Follower:
         return self.case.input(name).view(1, -1)
 
 
+def _drawn(row: Condition) -> Tensor:
+    """Where the picture to draw stands."""
+    return row.is_gen_L if row.is_reference_L is None else row.is_gen_L & ~row.is_reference_L
+
+
 def _base(case: Case, follower: _Follower, merged: Merged) -> None:
     """The full condition before the first step: words stand where codes will be drawn."""
     words_BLD = embed(follower.system, merged)
     row = follower.rows[0]
-    if row.is_reference_L.any():
-        assert follower.references is not None
-        embedded = follower.system.model.code_embedding(follower.references, follower.painter.compress)
+    if row.references_RPQ is not None:
+        embedded = follower.system.model.code_embedding(row.references_RPQ, follower.painter.compress)
         words_BLD[0, row.is_reference_L] = torch.nn.functional.pad(embedded, (0, words_BLD.shape[-1] - embedded.shape[-1]))
     case.close("inputs_embeds", words_BLD)
 

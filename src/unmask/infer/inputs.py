@@ -1,0 +1,259 @@
+"""Turns and opened pictures -> what the decoders see, built by what builds training's samples.
+
+The words and their order come from `data/preprocess`, ids and roles from `ChatTokenizer`, tiles from `read_tiles`, references from
+`pad_to_square`: up to the answer, a prompt holds the ids of the training row that asks the same.
+
+Shapes: L tokens of a sample, T of them in the text tower, D text width, R references of P x Q codes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unmask.data import images
+from unmask.data.conversation import ImageSlot, Turn
+from unmask.data.encode import read_tiles
+from unmask.data.images import Decoded
+from unmask.data.tiles import NEWLINE, TilingConfig
+from unmask.data.tokenize import ChatTokenizer, Role
+from unmask.errors import ConfigError, ImageError
+from unmask.infer.decoding import Condition
+from unmask.infer.text import TextPrompt
+from unmask.model.config import PictureConfig
+from unmask.model.image_tokenizer import ImageTokenizer
+from unmask.model.unified import UnifiedModel
+from unmask.storage.addresses import shown
+from unmask.storage.fetch import FetchConfig, Fetcher
+
+Picture = str | Path | bytes | Image.Image | np.ndarray | Decoded
+"""A picture as a user has it: a path or an address, the bytes of a file, a Pillow image, an array of pixels; or opened already."""
+
+CONTEXT = 8192
+"""Tokens of the longest sample that models are trained on, unless a stage says otherwise."""
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A model with what it needs beside it.
+
+    Attributes:
+        model: in eval mode.
+        image_tokenizer: on the same device.
+        chat: builds its prompts.
+        picture: what it was trained to draw.
+        max_length: tokens that it has room for, prompt and answer together.
+    """
+
+    model: UnifiedModel
+    image_tokenizer: ImageTokenizer
+    chat: ChatTokenizer
+    picture: PictureConfig
+    max_length: int = CONTEXT
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.text_embedding.weight.device
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sample as decoders see it.
+
+    Attributes:
+        ids_L, roles_L: as `ChatTokenizer.encode` gives them.
+        embeddings_LD: words and features of pictures; rows of tokens of the gen tower hold nothing of use.
+        references_RPQ: codes of the references, in the order of their tokens; None: none.
+        number: the key of its randomness, together with a seed.
+    """
+
+    ids_L: np.ndarray
+    roles_L: np.ndarray
+    embeddings_LD: Tensor
+    references_RPQ: Tensor | None
+    number: int
+
+    def __len__(self) -> int:
+        return len(self.ids_L)
+
+    def for_text(self, mask_D: Tensor) -> TextPrompt:
+        """For decoding text, by the text tower alone: references are dropped, as they are in a share of the training samples.
+
+        Args:
+            mask_D: embedding of the mask, which stands at what is dropped.
+        """
+        dropped_L = torch.from_numpy(self.roles_L == Role.REFERENCE).to(mask_D.device)
+        return TextPrompt(torch.where(dropped_L[:, None], mask_D, self.embeddings_LD), self.number)
+
+    def condition(self, mask_D: Tensor, dropped_L: np.ndarray | None = None) -> Condition:
+        """For drawing: what the model sees of this sample besides the codes being drawn.
+
+        Args:
+            mask_D: embedding of the mask, which stands at what is dropped.
+            dropped_L: tokens that are not seen; references are dropped all or none. None: all are seen.
+        """
+        dropped_L = np.zeros(len(self), dtype=bool) if dropped_L is None else dropped_L
+        is_reference_L = (self.roles_L == Role.REFERENCE) & ~dropped_L
+        is_gen_L = is_reference_L | (self.roles_L == Role.PICTURE)
+        at_L = torch.from_numpy(dropped_L & ~is_gen_L).to(mask_D.device)
+        seen_LD = torch.where(at_L[:, None], mask_D, self.embeddings_LD)
+        is_text_L = torch.from_numpy(~is_gen_L).to(mask_D.device)
+        with_references = bool(is_reference_L.any())
+        return Condition(
+            seen_LD[is_text_L],
+            torch.from_numpy(is_gen_L),
+            torch.from_numpy(is_reference_L) if with_references else None,
+            self.references_RPQ if with_references else None,
+        )
+
+
+@dataclass
+class PromptBuilder:
+    """Builds the prompts of one batch; a picture that stands in several of them is read once.
+
+    Attributes:
+        parts: the model.
+    """
+
+    parts: ModelParts
+    _kept: dict[tuple[int, str], tuple[Decoded, Tensor]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def build(
+        self,
+        turns: Sequence[Turn],
+        pictures: Mapping[str, Decoded],
+        *,
+        conditions: Sequence[str] = (),
+        grid: tuple[int, int] | None = None,
+        number: int = 0,
+        what: str = "the prompt",
+    ) -> Prompt:
+        """One prompt. A last turn of gpt without parts is left open: what the model says begins there.
+
+        Args:
+            turns: who says what.
+            pictures: those to read and the references, by the `url` of their slots.
+            conditions: the micro-condition text of each `MicroConditions` part.
+            grid: codes of a picture to draw, down and across; None: of the size that the model was trained to draw.
+            number: of the sample.
+            what: what to call it in errors.
+
+        Raises:
+            ConfigError: there are pictures to read, and the model reads none; or there is no room for it.
+        """
+        parts, side = self.parts, self.parts.picture.size
+        grid = grid or parts.image_tokenizer.grid(side, side)
+        slots = [part for turn in turns for part in turn.parts if isinstance(part, ImageSlot)]
+        read = [pictures[slot.url] for slot in slots if slot.kind == "image"]
+        features = self._read(read, what)
+        codes = [self._codes(pictures[slot.url]) for slot in slots if slot.kind == "image_gen_enc"]
+        if codes and tuple(codes[0].shape[1:]) != grid:
+            raise ConfigError(
+                f"{what} has references of {side}x{side} pixels, and draws another shape",
+                fix="draw edits as large as the model does",
+            )
+        tokens = grid[0] * grid[1] // (4 if parts.picture.compress else 1)
+        ids, roles = parts.chat.encode(turns, conditions, tokens, 1 << 30, [len(each) for each in features])
+        if turns[-1].speaker == "gpt" and not turns[-1].parts:
+            ids, roles = ids[:-1], roles[:-1]
+        check_room(len(ids), parts.max_length, what)
+        embedded = parts.model.text_embedding(torch.from_numpy(ids.astype(np.int64)).to(parts.device))
+        if features:
+            at = torch.from_numpy(np.flatnonzero(roles == Role.FEATURE)).to(parts.device)
+            embedded = embedded.index_copy(0, at, torch.cat(features).to(embedded.dtype))
+        return Prompt(ids, roles, embedded, torch.cat(codes) if codes else None, number)
+
+    def _read(self, pictures: Sequence[Decoded], what: str) -> list[Tensor]:
+        """Features [F, D] of each picture to read of one sample."""
+        if not pictures:
+            return []
+        vision = self.parts.model.config.vision
+        if vision is None:
+            raise ConfigError(
+                f"{what} has a picture to read, and the model reads none (it has no vision tower)",
+                fix="take a model with a vision tower",
+            )
+        tiling = TilingConfig(tile=vision.image_size, pooled=vision.pooled)
+        kind = "alone" if len(pictures) == 1 else "of several"
+        new = [each for each in pictures if (id(each.image), kind) not in self._kept]
+        for picture in new:
+            layout, tiles = read_tiles(picture, tiling, alone=kind == "alone")
+            index_F = layout.indices()
+            index_F[index_F == NEWLINE] = layout.num_tiles * layout.pooled**2
+            tensors = (torch.tensor(each, device=self.parts.device) for each in (tiles, index_F))
+            self._kept[id(picture.image), kind] = picture, self.parts.model.vision.features(*tensors)
+        return [self._kept[id(each.image), kind][1] for each in pictures]
+
+    def _codes(self, picture: Decoded) -> Tensor:
+        """Codes [1, P, Q] of a reference."""
+        key = (id(picture.image), "codes")
+        if key not in self._kept:
+            pixels = images.pad_to_square(picture.image, self.parts.picture.size)
+            codes = self.parts.image_tokenizer.encode(torch.tensor(pixels[None], device=self.parts.device))
+            self._kept[key] = picture, codes
+        return self._kept[key][1]
+
+
+def check_room(length: int, max_length: int, what: str, new_tokens: int = 0) -> None:
+    """See that a prompt, and the answer to it, are no longer than the model's context.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if length + new_tokens > max_length:
+        answer = f", and its answer {new_tokens} more" if new_tokens else ""
+        lower = ", or lower max_new_tokens" if new_tokens else ""
+        raise ConfigError(
+            f"{what} takes {length} tokens{answer}; the model has room for {max_length}",
+            fix=f"say less, or give fewer pictures{lower}",
+        )
+
+
+def open_pictures(given: Sequence[Picture], what: str = "picture") -> list[Decoded]:
+    """A user's pictures, whole, upright and RGB; files are fetched all at once, and one that is named twice is opened once.
+
+    Args:
+        given: the pictures.
+        what: what to call one that has no name, in errors.
+
+    Raises:
+        StorageError: a file cannot be had.
+        ImageError: one of them is broken, too large, or no picture at all.
+    """
+    urls = list(dict.fromkeys(str(each) for each in given if isinstance(each, str | Path)))
+    waiting = dict(zip(urls, _fetcher().start(urls, FetchConfig().seconds), strict=True)) if urls else {}
+    opened: dict[str, Decoded] = {}
+    for url, each in waiting.items():
+        found = each.result()
+        if isinstance(found, Exception):
+            raise found
+        opened[url] = images.decode(found, target=None, mode="exact", where=shown(url))
+    many = len(given) > 1
+    names = [f"{what} {number}" if many else what for number in range(1, len(given) + 1)]
+    return [_opened(each, opened, name) for each, name in zip(given, names, strict=True)]
+
+
+def _opened(given: Picture, files: Mapping[str, Decoded], name: str) -> Decoded:
+    if isinstance(given, Decoded):
+        return given
+    if isinstance(given, str | Path):
+        return files[str(given)]
+    if isinstance(given, bytes):
+        return images.decode(given, target=None, mode="exact", where=name)
+    if isinstance(given, Image.Image | np.ndarray):
+        return images.from_memory(given, name)
+    raise ImageError(
+        f"is of type {type(given).__name__}", where=name, fix="give a path, an address, bytes, a PIL.Image or a numpy array"
+    )
+
+
+@cache
+def _fetcher() -> Fetcher:
+    return Fetcher({}, FetchConfig())

@@ -4,7 +4,6 @@ Each course starts from the checkpoint of the one before, with what its stage fi
 written beside the scenes, so that they can be read, changed and used again.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,13 +83,16 @@ class Course:
     edits: bool = False
 
 
-_COMMON = ("model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "loader.workers=1")
+_COMMON = ("model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "image.remember=20000", "loader.workers=1")
 COURSES = (
-    Course("s1-gnd", "reading", S1_DATA, ("init=null", "trainable=[all]", "image.size=128", "optim.lr_by_part={}"), draws=False),
-    Course("s2-256", "drawing, 64 px", S2_DATA, ("image.size=64", "corruption.image_policy=cosine")),
-    Course("s2-1024", "drawing, 128 px", S2_DATA, ("profile=published-scripts", "image.size=128")),
-    Course("s3-unified", "everything", S3_DATA, ("image.size=128", "optim.lr_by_part={}"), edits=True),
-)
+    Course(
+        "s1-gnd", "reading", S1_DATA,
+        ("init=null", "trainable=[all]", "image.size=128", "optim.lr=2e-3", "optim.lr_by_part={}"), draws=False,
+    ),
+    Course("s2-256", "drawing, 64 px", S2_DATA, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
+    Course("s2-1024", "drawing, 128 px", S2_DATA, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
+    Course("s3-unified", "everything", S3_DATA, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
+)  # fmt: skip
 
 
 def data_file(folder: Path, course: Course) -> Path:
@@ -100,22 +102,19 @@ def data_file(folder: Path, course: Course) -> Path:
     return path
 
 
-def train_command(folder: Path, number: int, steps: int, rate: float, more: Mapping[str, object]) -> list[str]:
+def train_command(folder: Path, number: int, steps: int, batch: int) -> list[str]:
     """The command that trains course `number`.
 
     Args:
         folder: of the demo: `data`, `runs` and `cache` are in it.
         number: place in `COURSES`.
         steps: of training.
-        rate: the peak learning rate.
-        more: further overrides.
+        batch: samples of a step.
     """
-    course = COURSES[number]
-    runs = folder / "runs"
+    course, runs = COURSES[number], folder / "runs"
     start = [] if number == 0 else [f"init={runs / COURSES[number - 1].stage}"]
     return [
-        *("unmask", "train", str(config_file("stage", course.stage))),
-        *(*course.overrides, *_COMMON, *start),
+        *("unmask", "train", str(config_file("stage", course.stage)), *_COMMON, *course.overrides, *start),
         *(f"data={folder / 'data' / f'{course.stage}.yaml'}", f"out={runs / course.stage}", f"loader.cache={folder / 'cache'}"),
-        *(f"steps={steps}", f"optim.lr={rate:g}", *(f"{key}={value}" for key, value in more.items())),
+        *(f"steps={steps}", f"batch.global_size={batch}", f"batch.per_device={batch}", "checkpoint.every=200"),
     ]

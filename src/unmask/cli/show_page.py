@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from unmask.cli.boxes import COLOURS, draw_boxes
 from unmask.cli.show import TEXT_ROLES
 from unmask.cli.show_walk import Corridor, Seen, Settings, Walk, masked_tokens
+from unmask.data.boxes import COLOURS, draw_boxes
 from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
 from unmask.data.tokenize import ChatTokenizer, Role, TokenSample
 from unmask.page import picture, write_page

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unmask.cli.boxes import Box, boxes_of
 from unmask.data import images
+from unmask.data.boxes import Box, boxes_of
 from unmask.data.conversation import Conversation
 from unmask.data.encode import EncodingConfig
 from unmask.data.order import Draw, MixingMode

@@ -143,6 +143,8 @@ class ChatTokenizer:
             )
         self._marks = {text: self.vocab.location_first + number for number, text in enumerate(_LOCATIONS)}
         self._marks.update({TOKENS[name]: getattr(self.vocab, name) for name in _BOX_MARKS})
+        said = {"location_first", *_BOX_MARKS}
+        self._silent = {getattr(self.vocab, name) for name in TOKENS if name not in said}
         self._system = self._message("system", [SYSTEM_TEXT], Role.PROMPT)
 
     def encode(
@@ -231,6 +233,11 @@ class ChatTokenizer:
         """Ids of a text and the character at which each token starts."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def words(self, ids: Sequence[int]) -> str:
+        """The text of an answer: its words, coordinates and box marks, without the tokens that stand for something else."""
+        kept = [number for number in ids if number not in self._silent]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def pretty(self, number: int) -> str:
         """One token as people read it."""

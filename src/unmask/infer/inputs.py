@@ -27,6 +27,8 @@ from unmask.infer.decoding import Condition
 from unmask.infer.text import TextPrompt
 from unmask.model.config import PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer
+from unmask.model.packing import Focus, Packing
+from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel
 from unmask.storage.addresses import shown
 from unmask.storage.fetch import FetchConfig, Fetcher
@@ -60,6 +62,11 @@ class ModelParts:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.text_embedding.weight.device
+
+    @property
+    def mask_embedding(self) -> Tensor:
+        """The embedding that stands where something is dropped, or a word is to come."""
+        return self.model.text_embedding.weight[self.chat.vocab.mask]
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,25 @@ class PromptBuilder:
         return self._kept[key][1]
 
 
+@torch.no_grad()
+def states_at(model: UnifiedModel, samples: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Final states [M, D] of some places of samples without gen tokens, sample by sample.
+
+    Args:
+        model: in eval mode.
+        samples: embeddings [L, D] of each.
+        places: which of its rows are wanted.
+    """
+    starts = np.cumsum([0, *map(len, samples)]).tolist()
+    wanted = torch.cat([each.cpu() + start for each, start in zip(places, starts, strict=False)])
+    none = torch.zeros(0, dtype=torch.long)
+    packing = Packing.build([torch.zeros(len(each), dtype=torch.bool) for each in samples], Focus(wanted, none))
+    text_TD = torch.cat(list(samples))
+    gen = text_TD[:0, : model.config.gen_width]
+    streams: Streams = model.transformer(Streams(text_TD, gen), packing.to(text_TD.device), text_wanted=True)
+    return streams.text
+
+
 def check_room(length: int, max_length: int, what: str, new_tokens: int = 0) -> None:
     """See that a prompt, and the answer to it, are no longer than the model's context.
 
@@ -214,6 +240,11 @@ def check_room(length: int, max_length: int, what: str, new_tokens: int = 0) -> 
             f"{what} takes {length} tokens{answer}; the model has room for {max_length}",
             fix=f"say less, or give fewer pictures{lower}",
         )
+
+
+def is_picture(given: object) -> bool:
+    """Whether this is one picture, rather than several."""
+    return isinstance(given, str | Path | bytes | Image.Image | np.ndarray | Decoded)
 
 
 def open_pictures(given: Sequence[Picture], what: str = "picture") -> list[Decoded]:

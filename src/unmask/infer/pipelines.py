@@ -12,13 +12,16 @@ import torch
 
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.errors import CheckpointError, ConfigError, did_you_mean
-from unmask.infer import drawing, editing, presets
+from unmask.infer import answering, drawing, editing, pointing, presets
+from unmask.infer.answering import Answer, Estimate, Images, OnText
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Drawing, PartialPicture, Size, Watching
 from unmask.infer.editing import EditConfig
 from unmask.infer.inputs import ModelParts, Picture
 from unmask.infer.origin import Origin
+from unmask.infer.pointing import GroundingConfig, LocatedBox
 from unmask.infer.presets import BUILTIN, Presets
+from unmask.infer.text import TextConfig
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
 from unmask.model.unified import UnifiedModel, materialise
@@ -119,6 +122,90 @@ class LoadedModel(ModelParts):
         origin = {} if self.origin is None else self.origin.record()
         about = {"device": self.device.type, "dtype": str(self.model.text_embedding.weight.dtype).removeprefix("torch.")}
         return [replace(each, record={**each.record, **origin, **about}) for each in drawings]
+
+    def understand(
+        self,
+        images: Images | Sequence[Images],
+        questions: str | Sequence[str],
+        config: TextConfig | None = None,
+        *,
+        batch_size: int = 16,
+        on_text: OnText | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        """An answer to each question.
+
+        Args:
+            images: what each question is about: a picture, several (each is then padded to one tile), or None; one picture, or None, for all.
+                Of a single question, its picture or pictures.
+            questions: one, or several.
+            config: how to decode; None: `TextConfig()`.
+            batch_size: questions at a time; changes nothing but speed and memory.
+            on_text: called with a sample's number and its answer so far.
+            numbers: of the samples, the keys of their randomness; None: 0, 1, 2...
+
+        Raises:
+            ConfigError: a question is blank or too long, or the model reads no pictures.
+            StorageError, ImageError: a picture cannot be had, or is none.
+            OutOfMemory: a batch does not fit.
+        """
+        asked = answering.questions_of(images, questions, numbers)
+        return answering.understand(self, asked, config or TextConfig(), batch_size, on_text)
+
+    def log_likelihood(
+        self,
+        images: Images | Sequence[Images],
+        questions: str | Sequence[str],
+        answers: str | Sequence[str],
+        *,
+        num_samples: int = 128,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> list[Estimate]:
+        """How likely each answer is after its question, in nats, by the bound of masked diffusion: l of the K tokens masked, weighed K / l.
+
+        The end of the turn is not counted. An answer of one token takes one pass and is exact.
+
+        Args:
+            images, questions: as of `understand`.
+            answers: one for each question.
+            num_samples: draws of what is masked.
+            seed: of the draws, together with a sample's number.
+            batch_size: masked copies of a question at a time.
+
+        Raises:
+            ConfigError: a question or an answer is blank or too long, or the model reads no pictures.
+            StorageError, ImageError: a picture cannot be had, or is none.
+            OutOfMemory: a batch does not fit.
+        """
+        asked = answering.questions_of(images, questions)
+        answers = [answers] if isinstance(answers, str) else answers
+        return answering.log_likelihood(self, asked, answers, num_samples=num_samples, seed=seed, batch_size=batch_size)
+
+    def ground(
+        self,
+        images: Picture | Sequence[Picture],
+        phrases: str | Sequence[str] | Sequence[Sequence[str]],
+        config: GroundingConfig | None = None,
+        *,
+        batch_size: int = 16,
+        numbers: Sequence[int] | None = None,
+    ) -> list[list[LocatedBox]]:
+        """Where things are: for each picture, the box of each of its phrases.
+
+        Args:
+            images: one picture, or several.
+            phrases: what to find in each of them; or a list of phrases for each.
+            config: how to find it; None: `GroundingConfig()`.
+            batch_size: prompts at a time; changes nothing but speed and memory.
+            numbers: of the first phrase of each picture, the keys of their randomness; None: counted over all.
+
+        Raises:
+            ConfigError: a phrase is empty, a prompt is too long, or the model reads no pictures.
+            StorageError, ImageError: a picture cannot be had, or is none.
+            OutOfMemory: a batch does not fit.
+        """
+        return pointing.ground(self, pointing.searches_of(images, phrases, numbers), config or GroundingConfig(), batch_size)
 
 
 def _numbers(numbers: Sequence[int] | None, count: int) -> Sequence[int]:

@@ -140,7 +140,7 @@ def sit(model: LoadedModel, exam: Exam, drawings: int, changes: int, lap: Callab
         lap: called when a task is done.
     """
     pictures = [picture.image for picture in exam.pictures]
-    drawn = model.generate([caption(scene) for scene in exam.scenes[:drawings]], DRAWING, filmstrip=8)
+    drawn = model.generate([caption(scene) for scene in exam.scenes[:drawings]], DRAWING, filmstrip=8) if drawings else []
     marked = [(each.image, score(scene, each.image)) for scene, each in zip(exam.scenes, drawn, strict=False)]
     lap("drawing")
     edited = model.edit(pictures[:changes], [edit.words for edit in exam.changes[:changes]], EDITING) if changes else []

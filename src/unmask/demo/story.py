@@ -17,12 +17,11 @@ from rich.table import Table
 from unmask.config import dump
 from unmask.demo.courses import COURSES, data_file, train_command
 from unmask.demo.exam import DRAWING, TASKS, Exam, Sheet, sit
-from unmask.demo.progress import Stop, write_progress
-from unmask.demo.report import contact_sheet
+from unmask.demo.progress import Stop, progress_sections
+from unmask.demo.report import DemoReport, Item, contact_sheet, summarise, write_report
 from unmask.demo.scenes import Scene, caption, split, write_rows
 from unmask.demo.tasks import write_tasks
 from unmask.errors import TrainingError
-from unmask.infer.output import write_drawings
 from unmask.infer.pipelines import LoadedModel, load
 from unmask.model.unified import UnifiedModel
 
@@ -145,6 +144,10 @@ def _say(stops: Sequence[Stop], console: Console) -> None:
     console.print(table)
 
 
+def _items(exam: Exam, sheet: Sheet) -> list[Item]:
+    return [(caption(scene), image, mark) for scene, (image, mark) in zip(exam.scenes, sheet.drawn, strict=False)]
+
+
 def _report(
     folder: Path, about: tuple[Plan, Exam], stops: list[Stop], commands: list[str], clock: _Clock, console: Console
 ) -> dict[str, dict[str, float]]:
@@ -157,7 +160,24 @@ def _report(
     words = [each for edit in exam.changes[: len(last.edited)] for each in ("before", edit.words)]
     contact_sheet(pairs, 8, words, scale=1).save(folder / "edited.png")
     clock.lap("report")
-    write_progress(folder / "report.html", exam, stops, commands=commands, settings=settings, timings=clock.timings)
+    items, before = (_items(exam, sheet) for sheet in (last, stops[0].sheet))
+    write_report(
+        folder / "report.html",
+        DemoReport(
+            losses=(),
+            items=items,
+            untrained_items=before,
+            scores=summarise([mark for _, _, mark in items]),
+            untrained_scores=summarise([mark for _, _, mark in before]),
+            filmstrips=[(words, [(f"{count} codes", image) for count, image in frames]) for words, frames in last.films],
+            commands=commands,
+            settings=settings,
+            timings=clock.timings,
+            title="Four stages: reading, drawing, larger pictures, everything",
+            progress=progress_sections(exam, stops),
+            stage_losses=[(stop.name, stop.losses) for stop in stops if stop.losses],
+        ),
+    )
     scores = {stop.name: stop.sheet.scores() for stop in stops}
     (folder / "scores.json").write_text(json.dumps({"scores": scores, "timings": clock.timings}, indent=1), encoding="utf-8")
     console.print(f"report: {folder / 'report.html'}   pictures: {folder / 'drawn.png'}, {folder / 'edited.png'}")

@@ -122,6 +122,10 @@ def mistaken(scene: Scene, rng: np.random.Generator, allowed: Set[Scene]) -> Sce
     return others[int(rng.integers(len(others)))]
 
 
+def _mirrored(painted: Painted) -> Painted:
+    return replace(painted, scene=painted.scene.mirrored(), boxes=(painted.boxes[1], painted.boxes[0]))
+
+
 def _with(scene: Scene, name: str, thing: Thing) -> Scene:
     return Scene(thing, scene.relation, scene.second) if name == "first" else Scene(scene.first, scene.relation, thing)
 
@@ -138,8 +142,8 @@ def grounding_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Sc
 
 
 def dense_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
-    """The caption with boxes."""
-    return [{"s3_path": painted.path, "loc_caption": dense_caption(painted)}]
+    """The caption with boxes, told from either thing: which box is whose cannot be guessed from their order."""
+    return [{"s3_path": painted.path, "loc_caption": dense_caption(each)} for each in (painted, _mirrored(painted))]
 
 
 def question_rows(painted: Painted, rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
@@ -148,8 +152,9 @@ def question_rows(painted: Painted, rng: np.random.Generator, _allowed: Set[Scen
 
 
 def caption_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
-    """What the picture shows."""
-    return [_conversation(painted.path, "Describe this image.", caption(painted.scene))]
+    """What the picture shows, told from either thing."""
+    tellings = (painted.scene, painted.scene.mirrored())
+    return [_conversation(painted.path, "Describe this image.", caption(each)) for each in tellings]
 
 
 def judge_rows(painted: Painted, rng: np.random.Generator, allowed: Set[Scene]) -> Rows:

@@ -8,7 +8,7 @@ from typing import Literal
 from unmask.config import FieldError, build, load
 from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
-from unmask.data.tiles import PINPOINTS, TilingConfig
+from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
 from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
@@ -387,8 +387,7 @@ def tiling(config: ModelConfig) -> TilingConfig | None:
     vision = config.vision
     if vision is None:
         return None
-    pinpoints = PINPOINTS if vision.pinpoints is None else vision.pinpoints
-    return TilingConfig(tile=vision.image_size, pooled=vision.pooled, pinpoints=pinpoints)
+    return TilingConfig.of(vision.image_size, vision.pooled, vision.pinpoints)
 
 
 def config_file(kind: str, name: str) -> Path:

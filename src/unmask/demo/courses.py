@@ -11,18 +11,27 @@ from unmask.train.config import config_file
 
 S1_DATA = """\
 # Written by `unmask demo`: where things are, questions, captions, judgements; and plans in words, from which captions are understood.
+# A conversation of `talks` asks eight things about one picture. What is easy has its turn early.
 datasets:
+  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
-  - {name: dense, json_path: dense.parquet, preprocess_fn: preproces_grandf, length_group: dense}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
-  - {name: captions, json_path: captions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: captions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
+  - {name: dense, json_path: dense.parquet, preprocess_fn: preproces_grandf, length_group: dense}
+  - {name: captions, json_path: captions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: captions}
   - name: plans
     json_path: plans.parquet
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {grounding: 100, dense: 150, questions: 150, captions: 50, judged: 80, plans: 80}
+weights:
+  talks: 300
+  grounding: 60
+  questions: 60
+  judged: 40
+  captions: {0.0: 100, 0.4: 30}
+  dense: {0.0: 60, 0.4: 30}
+  plans: {0.0: 60, 0.3: 20}
 """
 S2_DATA = """\
 # Written by `unmask demo`: captions with pictures to draw, half of the rows in each format.
@@ -49,16 +58,16 @@ datasets:
     preprocess_fn: process_gpt_edit
     process_fn_kwargs: {reweight: true}
     length_group: edits
+  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
-  - {name: captions, json_path: captions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: captions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
   - name: plans
     json_path: plans.parquet
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 60, planned: 20, edits: 150, grounding: 30, questions: 40, captions: 10, judged: 30, plans: 15}
+weights: {drawing: 60, planned: 20, edits: 130, talks: 60, grounding: 15, questions: 15, judged: 15, plans: 10}
 """
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unmask.data.preprocess.grounding import referring_words
+from unmask.data.preprocess.understanding import judge_words
 from unmask.demo.scenes import COLOURS, MIRRORED, SHAPES, Box, Painted, Scene, Thing, caption, paint
 
 Rows = list[dict[str, object]]
@@ -130,8 +132,11 @@ def _with(scene: Scene, name: str, thing: Thing) -> Scene:
     return Scene(thing, scene.relation, scene.second) if name == "first" else Scene(scene.first, scene.relation, thing)
 
 
-def _conversation(path: str, question: str, answer: str) -> dict[str, object]:
-    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+def _conversation(path: str, *asked: Question) -> dict[str, object]:
+    turns = []
+    for place, each in enumerate(asked):
+        said = each.words if place else f"<image>\n{each.words}"
+        turns += [{"from": "human", "value": said}, {"from": "gpt", "value": each.answer}]
     return {"image": path, "conversations": json.dumps(turns)}
 
 
@@ -148,19 +153,29 @@ def dense_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]
 
 def question_rows(painted: Painted, rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
     """Questions of every kind."""
-    return [_conversation(painted.path, each.words, each.answer) for each in questions(painted.scene, rng)]
+    return [_conversation(painted.path, each) for each in questions(painted.scene, rng)]
 
 
 def caption_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
     """What the picture shows, told from either thing."""
     tellings = (painted.scene, painted.scene.mirrored())
-    return [_conversation(painted.path, "Describe this image.", caption(each)) for each in tellings]
+    return [_conversation(painted.path, Question("Describe this image.", caption(each))) for each in tellings]
 
 
 def judge_rows(painted: Painted, rng: np.random.Generator, allowed: Set[Scene]) -> Rows:
     """The picture beside its caption, and beside another one."""
     pairs = ((painted.scene, RIGHT), (mistaken(painted.scene, rng, allowed), WRONG))
     return [{"image": painted.path, "prompts": caption(scene), "results": result} for scene, result in pairs]
+
+
+def talk_rows(painted: Painted, rng: np.random.Generator, allowed: Set[Scene]) -> Rows:
+    """Everything that can be asked about the picture in one conversation, in any order: a picture that is read once teaches eight answers."""
+    asked = questions(painted.scene, rng)
+    for names, box in zip(expressions(painted.scene), painted.boxes, strict=True):
+        asked.append(Question(referring_words(names[int(rng.integers(2))]).strip(), box_text(box)))
+    judged, result = [(painted.scene, RIGHT), (mistaken(painted.scene, rng, allowed), WRONG)][int(rng.integers(2))]
+    asked.append(Question(judge_words(caption(judged)), result))
+    return [_conversation(painted.path, *(asked[place] for place in rng.permutation(len(asked))))]
 
 
 def plan_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
@@ -170,6 +185,7 @@ def plan_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene])
 
 ABOUT_PICTURES: Mapping[str, Callable[[Painted, np.random.Generator, Set[Scene]], Rows]] = {
     "grounding": grounding_rows,
+    "talks": talk_rows,
     "dense": dense_rows,
     "questions": question_rows,
     "captions": caption_rows,

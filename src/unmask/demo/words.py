@@ -28,19 +28,19 @@ PHRASES = (
     " . Please first think and plan the layout in LOC format.",
     "Sure I should place the objects in the following manner ",
     "Sure ",
-    "\n Generate a dense image caption with bounding boxes in LOC format.",
-    "\n Please locate the",
+    "Generate a dense image caption with bounding boxes in LOC format.",
+    "Please locate the",
     " in this image. Give bounding boxes in LOC format.",
-    "\nPlease evaluate this generated image based on the following prompt:",
+    "Please evaluate this generated image based on the following prompt:",
     " Focus on text alignment and compositionality.",
     "This image is correct.",
     "This image is wrong.",
-    "\nDescribe this image.",
-    "\nWhat color is the",
-    "\nWhat shape is the",
-    "\nHow many",
-    "\nIs there",
-    "\nWhat is",
+    "Describe this image.",
+    "What color is the",
+    "What shape is the",
+    "How many",
+    "Is there",
+    "What is",
     "  paint the",
     "  turn the",
 )
@@ -78,7 +78,7 @@ def build() -> Tokenizer:
     lines = [phrase for phrase in PHRASES for _ in range(2000)] + [" " + caption(scene) for scene in all_scenes()]
     lines += [word for answer in ANSWERS.split() for word in (answer, f" {answer}")] * 100
     lines += [word for scene in all_scenes() for word in (scene.first.colour, scene.first.shape)]
-    lines += words * 20 + [word.strip() for word in words] * 5 + ["\n\n", "user", "assistant", "system"] * 2000
+    lines += words * 20 + [word.strip() for word in words] * 5 + ["\n\n", "\n", "\n ", "user", "assistant", "system"] * 2000
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.add_special_tokens(
         [AddedToken(text, normalized=False) for name, text in TOKENS.items() if name != "location_first"]

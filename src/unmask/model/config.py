@@ -59,7 +59,12 @@ class ImageTokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The SigLIP encoder that reads pictures, and its 2x2 convolutional pool."""
+    """The SigLIP encoder that reads pictures, and its 2x2 convolutional pool.
+
+    Attributes:
+        pinpoints: the canvases that a picture which is read alone may be cut into, width and height in tiles; null: the published ones. With
+            none it is padded to a single tile, as pictures that are read together are.
+    """
 
     image_size: int
     patch_size: int
@@ -67,6 +72,13 @@ class VisionConfig:
     num_layers: int
     num_heads: int
     mlp_width: int
+    pinpoints: tuple[tuple[int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if any(side < 1 for canvas in self.pinpoints or () for side in canvas):
+            raise FieldError(
+                "pinpoints", f"are widths and heights in tiles, 1 or more, not {list(map(list, self.pinpoints or ()))}"
+            )
 
     @property
     def pooled(self) -> int:

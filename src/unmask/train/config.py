@@ -34,10 +34,13 @@ class ImageConfig:
         decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
         published_strings: whether samples are written as the published checkpoint knows them, with words around pictures that were meant as
             tokens (`data/published_strings.py`); saved with the checkpoint.
+        remember: of so many pictures a process keeps the codes, so that one that comes again with the same pixels is not encoded again. Pays
+            where pictures are few and are not cropped at random.
     """
 
     size: int
     compress: bool
+    remember: int = 0
     condition_drop: float = 0.3
     decode: DecodeMode = "draft"
     published_strings: bool = False
@@ -409,7 +412,9 @@ def load_model_config(reference: str) -> ModelConfig:
 def tiling(config: ModelConfig) -> TilingConfig | None:
     """The tiles that a model's vision tower reads; None for a model without one."""
     vision = config.vision
-    return None if vision is None else TilingConfig(tile=vision.image_size, pooled=vision.pooled)
+    if vision is None:
+        return None
+    return TilingConfig.of(vision.image_size, vision.pooled, vision.pinpoints)
 
 
 def config_file(kind: str, name: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from unmask.cli.boxes import find_boxes
+from unmask.data.boxes import find_boxes
 
 from tests.prepare.helpers import jsonl
 from tests.prepare.rows import column, done, reasons, records

@@ -1,11 +1,11 @@
 """The published mathematics once more, plainly (model.md 1.6, 2.2, 6): padded rows, dense masks, everything everywhere, each step anew.
 
-It shares no code with the program but the image tokenizer, and writes folders of cases to compare with.
+It shares no code with the program but the image tokenizer, and writes folders of cases to compare with. Here are the towers; what is made with
+them is in `plain_text.py`, `plain_drawing.py` and `plain_training.py`.
 """
 
 import json
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,17 +58,24 @@ class Plain:
         return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
     def blocks(
-        self, h: Tensor, is_gen: Tensor, visible: Tensor | None = None, at: Tensor | None = None, kept: list[Any] | None = None
+        self,
+        h: Tensor,
+        is_gen: Tensor,
+        visible: Tensor | None = None,
+        at: Tensor | None = None,
+        kept: list[Any] | None = None,
+        idle_text: bool = False,
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """One row [L, D]: hidden states before each block and after the final norm; keys and values of each layer.
 
-        `visible` [L, L] limits what is seen; `at` and `kept` put the row's keys and values among those of an earlier pass.
+        `visible` [L, L] limits what is seen; `at` and `kept` put the row's keys and values among those of an earlier pass; `idle_text` doubles
+        text in split layers instead (model.md 4.9).
         """
         config, heads = self.config, self.config.num_heads
         width, positions = config.gen_width, torch.arange(len(h)) if at is None else at
         everything, states, pairs = is_gen, [h], []
         for number in range(config.num_layers):
-            name = f"transformer.blocks.{number}"
+            name, before = f"transformer.blocks.{number}", h
             q, k, v = (torch.zeros(len(h), config.text_width) for _ in range(3))
             for gen, suffix in ((False, ""), (True, "_vision")):
                 rows = is_gen == gen
@@ -103,7 +110,8 @@ class Plain:
                     f"{name}.ff_out{suffix}",
                 )
                 out[rows] = F.pad(x, (0, h.shape[-1] - x.shape[-1]))
-            h = out
+            idle = idle_text and number >= config.num_joint_layers
+            h = torch.where(is_gen[:, None], out, 2 * before) if idle else out
             states.append(h)
         states[-1] = self.norm(states[-1], "transformer.ln_f", config.norm_eps)
         return states, pairs
@@ -133,86 +141,6 @@ class Plain:
         return self.linear(self.norm(self.linear(x, "gen_predictor.0"), "gen_predictor.1", 1e-6), "gen_predictor.2")
 
 
-def even_counts(number: int, steps: int) -> list[int]:
-    return [number // steps + (step < number % steps) for step in range(steps)]
-
-
-def confidence(logits: Tensor, words: Tensor, remasking: str) -> Tensor:
-    p = logits.double().softmax(-1)
-    if remasking == "margin":
-        return p.sort(-1).values[:, -1] - p.sort(-1).values[:, -2]
-    if remasking == "entrophy":
-        return (p * p.log()).sum(-1)
-    return p[torch.arange(len(words)), words]
-
-
-@torch.no_grad()
-def write_text(
-    plain: Plain, prompt: Tensor, kw: dict[str, Any], counts: list[int] | None, with_last: bool = False
-) -> dict[str, Tensor]:
-    """One answer at temperature 0: none or prefix by a mask of who sees whom, dual with the keys of each block's first pass."""
-    length, block, dual = kw["max_new_tokens"], kw["block_length"], kw.get("use_fast_dlm", False)
-    ids, first = torch.cat([prompt, torch.full((length,), MASK)]), len(prompt)
-    total, text = len(ids), torch.zeros(len(ids), dtype=torch.bool)
-    visible = torch.ones(total, total, dtype=torch.bool)
-    if kw.get("prefix_lm") and not dual:
-        visible[:first, first:] = False
-    history, seen, passes = [], [], 0
-    for start in range(first, total, block):
-        end, kept, step = start + block, None, 0
-        while (ids[start:end] == MASK).any() if counts is None or dual else step < len(counts):
-            if dual and step:
-                states, _ = plain.blocks(plain.words(ids[start:end]), text[start:end], at=torch.arange(start, end), kept=kept)
-                rows = range(start, end)
-            else:
-                states, kept = plain.blocks(plain.words(ids), text, visible)
-                rows = range(first if kw.get("prefix_lm") and not dual else 0, total)
-                states = [states[-1][rows.start :]]
-            logits = plain.logits(states[-1])
-            passes += 1
-            seen.append(logits)
-            masked = [at for at in range(start, end) if ids[at] == MASK]
-            here = logits[[at - rows.start for at in masked]]
-            words = here.argmax(-1)
-            sure = confidence(here, words, kw.get("remasking", "low_confidence"))
-            order = sure.argsort(descending=True).tolist()
-            if counts is None:
-                count = 1
-                if kw.get("threshold") is not None:
-                    count = max(1, sum(float(c) >= kw["threshold"] for c in sure))
-                else:
-                    while count < len(order) and float(sure[order[count]]) >= 1 - kw.get("factor", 1.0) / (count + 2):
-                        count += 1
-                    count += with_last and count == len(order) - 1
-            else:
-                count = counts[step]
-            for place in order[:count]:
-                ids[masked[place]] = words[place]
-            history.append(ids.clone())
-            step += 1
-    hidden = not kw.get("prefix_lm") or dual
-    blank = torch.where(torch.arange(total) < first, 0, 1)
-    cut = (lambda row: (row * blank)[None]) if hidden else (lambda row: row[None, first:])
-    made = {"input_ids": prompt[None], "tokens": cut(ids), "history": torch.stack([cut(row) for row in history])}
-    made |= {"first_step_logits": seen[0][None], "last_step_logits": seen[-1][None]}
-    return made | ({"nfe": torch.tensor(passes)} if dual else {})
-
-
-def plain_stratified(side: int, seed: int = 42) -> list[int]:
-    """The rule of model.md 6.4 as it is told, scanning every block for a chosen cell."""
-    rng, chosen, order, blocks, size = random.Random(seed), set[tuple[int, int]](), list[int](), [(0, 0)], side
-    while size > 1:
-        size //= 2
-        blocks = [(x + dx * size, y + dy * size) for x, y in blocks for dy in (0, 1) for dx in (0, 1)]
-        rng.shuffle(blocks)
-        for x, y in blocks:
-            if not any((i, j) in chosen for i in range(x, x + size) for j in range(y, y + size)):
-                cell = (rng.randrange(x, x + size), rng.randrange(y, y + size))
-                chosen.add(cell)
-                order.append(cell[1] * side + cell[0])
-    return order
-
-
 @torch.no_grad()
 def write_forward(plain: Plain) -> dict[str, Tensor]:
     """Two rows of words, everything about every layer; some of them in the gen tower; some of them masked."""
@@ -231,123 +159,6 @@ def write_forward(plain: Plain) -> dict[str, Tensor]:
             made[f"cache_v_{number}"] = torch.stack([pairs[number][1] for _, pairs in rows])
     at_masks = made["logits"][ids == MASK]
     return made | {"mask_logits": at_masks, "predicted": at_masks.argmax(-1).view(2, 2)}
-
-
-@torch.no_grad()
-def write_drawing(
-    plain: Plain, kw: dict[str, Any], counts: list[int], side: int, compress: bool, seed: int = 0
-) -> dict[str, Tensor]:
-    """One picture, likeliest codes, from words alone or (with `edit_mode`) from a reference's codes too."""
-    rng = torch.Generator().manual_seed(seed)
-
-    def say(number: int) -> Tensor:
-        return torch.randint(0, 140, (number,), generator=rng)
-
-    tokens, end = side * side // (4 if compress else 1), torch.tensor([EOT])
-    references = torch.randint(0, 48, (side, side), generator=rng) if "edit_mode" in kw else None
-    middle = [] if references is None else [torch.full((tokens,), REFERENCE)]
-    ids = torch.cat([say(5), end, say(3), *middle, say(6), end, say(4), torch.full((tokens,), DRAWN), end, say(4)])
-    drawn, reference = ids == DRAWN, ids == REFERENCE
-    prompt = torch.arange(len(ids)) <= (ids == EOT).nonzero()[1]
-    second = {0: ~drawn & ~reference, 1: reference, 2: reference, 3: ~drawn & ~reference}
-    masks = [prompt] + ([second[kw["edit_mode"]]] if references is not None else []) + [torch.zeros_like(prompt)]
-    width, codes = plain.config.text_width, torch.full((side * side,), 49)
-    order, made, done = plain_stratified(side), {"input_ids": ids[None]}, 0
-    for step, count in enumerate(counts):
-        rows, routes, logits = [], [], []
-        for mask in masks:
-            h = plain.words(torch.where(mask, MASK, ids))
-            routes.append(drawn | (reference & ~mask))
-            h[drawn] = F.pad(plain.embed_codes(codes.view(side, side), compress), (0, width - plain.config.gen_width))
-            if references is not None and not mask[reference].any():
-                h[reference] = F.pad(plain.embed_codes(references, compress), (0, width - plain.config.gen_width))
-            rows.append(h)
-            logits.append(plain.code_logits(plain.blocks(h, routes[-1])[0][-1][drawn], side, compress))
-        first, last = kw.get("cfg_interval", (0, 1))
-        guided, g, gi = logits[-1], kw["guidance_scale"], kw.get("guidance_scale_image", 0)
-        if g > 0 and first * len(counts) <= step <= last * len(counts):
-            if references is not None:
-                c, e = logits[2], logits[1]
-                guided = (1 + gi) * c - gi * e if kw["edit_mode"] in (0, 3) else (c + gi * e) / (1 + gi)
-            guided = (1 + g) * guided - g * logits[0]
-        masked = codes == 49
-        fresh = guided.argmax(-1)
-        p = guided.softmax(-1)[torch.arange(len(fresh)), fresh]
-        x0 = torch.where(masked, fresh, codes)
-        if kw["confidence_policy"] == "stratified":
-            chosen = torch.tensor(order[done : done + count])
-        else:
-            chosen = p.log().masked_fill(~masked, -torch.inf).topk(count).indices
-        made |= {
-            f"step{step}.xt_before": codes[None].clone(), f"step{step}.x0": x0[None], f"step{step}.x0_p": p[None],
-            f"step{step}.select_index": chosen, f"step{step}.timesteps": masked.float().mean().repeat(len(masks)),
-        }  # fmt: skip
-        if step in (0, len(counts) - 1):
-            made |= {
-                f"step{step}.inputs_embeds": torch.stack(rows), f"step{step}.modality_indices": torch.stack(routes),
-                f"step{step}.logits_after_cfg": guided[None],
-            }  # fmt: skip
-        codes[chosen] = x0[chosen]
-        done += count
-    made["final_tokens"] = codes[None, None]
-    if references is not None:
-        made["gen.gen_latents_enc"] = references.flatten()[None]
-    levels = plain.vq.levels(codes.view(1, side, side))
-    return made | {"image_uint8": levels.floor().to(torch.uint8)[0]}
-
-
-def write_training(plain: Plain, gradients: list[str], complement: bool = True, side: int = 4) -> dict[str, Tensor]:
-    """Two drawing rows, the second without its prompt, with complementary masks; losses and some gradients."""
-    rng = torch.Generator().manual_seed(11)
-    for value in plain.w.values():
-        value.requires_grad_(True)
-    tokens, rows, labels = side * side // 4, [], []
-    for number in (9, 6):
-        prompt, said = torch.randint(0, 140, (number,), generator=rng), torch.randint(0, 140, (5,), generator=rng)
-        rows.append(torch.cat([prompt, said[:3], torch.full((tokens,), -300), said[3:], torch.tensor([EOT])]))
-        labels.append(
-            torch.cat([torch.full((number,), -100), said[:3], torch.full((tokens,), -100), said[3:], torch.tensor([EOT])])
-        )
-    ids, labels_BL = (
-        torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=pad) for each, pad in ((rows, EOS), (labels, -100))
-    )
-    present = torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
-    noise = torch.rand(ids.shape, generator=rng) < 0.5
-    codes = torch.randint(0, 48, (2, side * side), generator=rng)
-    code_noise = torch.rand(codes.shape, generator=rng) < 0.6
-    made = {"batch.input_ids": ids, "batch.labels": labels_BL, "batch.attention_mask": present, "mask.text_masked_indices": noise}
-    made |= {"gen.gen_latents": codes, "mask.gen_masked_indices": code_noise}
-    copies = 2 if complement else 1
-    full = torch.where(ids == -300, DRAWN, ids).repeat(copies, 1)
-    wanted = torch.where(present, labels_BL, EOS).repeat(copies, 1)
-    masks = torch.cat([noise, ~noise])[: len(full)]
-    targets = masks & (wanted != -100)
-    dropped = torch.zeros_like(targets)
-    dropped[1::2] = ((wanted == -100) & (full != DRAWN))[1::2]
-    code_masks, width = torch.cat([code_noise, ~code_noise])[: len(full)], plain.config.text_width
-    last, entering, code_logits = [], [], []
-    for row in range(len(full)):
-        is_gen = full[row] == DRAWN
-        h = plain.words(torch.where(targets[row] | dropped[row], MASK, full[row])).clone()
-        masked = codes[row % 2].masked_fill(code_masks[row], 49).view(side, side)
-        h[is_gen] = F.pad(plain.embed_codes(masked, True), (0, width - plain.config.gen_width))
-        entering.append(h)
-        last.append(plain.blocks(h, is_gen)[0][-1])
-        code_logits.append(plain.code_logits(last[-1][is_gen], side, True))
-    logits, gen_logits = plain.logits(torch.stack(last)), torch.cat(code_logits)
-    text = F.cross_entropy(logits[targets], wanted[targets])
-    image = F.cross_entropy(gen_logits[code_masks.flatten()], codes.repeat(copies, 1)[code_masks])
-    (text + image).backward()
-    made |= {
-        "new_input_ids": full, "final_masked_indices": targets | dropped, "model.labels": torch.where(targets, wanted, -100),
-        "model.inputs_embeds": torch.stack(entering), "last_hidden": torch.stack(last), "logits": logits, "gen_logits": gen_logits,
-        "gen_x_mask": code_masks, "loss": text + image, "und_loss": text, "gen_loss": image,
-    }  # fmt: skip
-    made |= {f"grad.{name}": plain.w[name].grad for name in gradients}
-    for value in plain.w.values():
-        value.requires_grad_(False)
-        value.grad = None
-    return {name: value.detach() for name, value in made.items()}
 
 
 def write_folder(folder: Path, plain: Plain, cases: dict[str, tuple[dict[str, Any], dict[str, Tensor]]]) -> Path:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.plain_system import Plain, write_folder, write_text
+from tests.plain_system import Plain, write_folder
+from tests.plain_text import write_text
 from unmask.cli.main import main
 
 KW = {"temperature": 0, "max_new_tokens": 4, "block_length": 4, "prefix_lm": True}

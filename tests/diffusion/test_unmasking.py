@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
-from tests.plain_system import plain_stratified
+from tests.plain_drawing import plain_stratified
 from unmask.diffusion.unmasking import (
     confident_count,
     draw_codes,
     draw_words,
     halton_order,
+    keep_likely,
     stratified_order,
     word_confidence,
 )
@@ -113,3 +114,17 @@ def test_how_many_are_trusted_together(confidences: list[float], factor: float) 
     assert confident_count(c, factor=factor) == expected
     assert confident_count(c, factor=factor, with_last=True) == expected + (expected == len(ordered) - 1)
     assert confident_count(c, threshold=0.5) == max(1, sum(each >= 0.5 for each in confidences))
+
+
+def test_only_what_is_likely_is_kept() -> None:
+    p = torch.tensor([[0.5, 0.05, 0.3, 0.15], [0.1, 0.2, 0.3, 0.4]])
+
+    def kept(top_k: int | None, top_p: float | None) -> list[list[int]]:
+        logits = keep_likely(p.log(), top_k, top_p)
+        assert torch.equal(logits[torch.isfinite(logits)], p.log()[torch.isfinite(logits)])
+        return [row.isfinite().nonzero()[:, 0].tolist() for row in logits]
+
+    assert kept(None, None) == [[0, 1, 2, 3]] * 2 == kept(9, 1.0)
+    assert kept(1, None) == [[0], [3]] and kept(2, None) == [[0, 2], [2, 3]]
+    assert kept(None, 0.01) == [[0], [3]] and kept(None, 0.6) == [[0, 2], [2, 3]] and kept(None, 0.85) == [[0, 2, 3], [1, 2, 3]]
+    assert kept(3, 0.9) == [[0, 2, 3], [1, 2, 3]] and kept(2, 0.55) == [[0], [3]]  # 0.5 / 0.8 and 0.4 / 0.7 are enough

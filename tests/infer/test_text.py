@@ -144,6 +144,24 @@ def test_guidance_by_hand() -> None:
         assert int(found) == int(expected.argmax())
 
 
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_draft_stays_and_its_gaps_are_filled(cache: str) -> None:
+    model = sharp_model()
+    (prompt, other) = prompts(model, 5, 7)
+    draft = torch.tensor([MASK, 11, MASK, 13, 14, 15, 16, 17, 18])
+    drafted = replace(prompt, draft=draft)
+    words = decode(model, [drafted, other], cache=cache)
+    assert words[0, :9][draft != MASK].tolist() == [11, 13, 14, 15, 16, 17, 18] and MASK not in words
+    assert torch.equal(words[0], decode(model, [drafted], cache=cache)[0])
+    assert torch.equal(words[1], decode(model, [other], cache=cache)[0])
+    config = TextConfig(max_new_tokens=12, block_length=6, stop=False, cache=cache, steps_per_block=2)  # type: ignore[arg-type]
+    steps: list[TextStep] = []
+    answer(model, [drafted], MASK, (), config, lambda step: steps.append(step))
+    assert [int(step.committed_SL.sum()) for step in steps] == [1, 1, 2, 1] and [step.number for step in steps] == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match="the draft has 13 positions, more than max_new_tokens=12"):
+        decode(model, [replace(prompt, draft=torch.zeros(13, dtype=torch.long))])
+
+
 def test_many_at_once_take_fewer_passes() -> None:
     model = sharp_model()
     asked = prompts(model, 5)

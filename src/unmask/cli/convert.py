@@ -5,6 +5,8 @@
   unmask convert lavida-llada-v1.0-instruct weights/start --stage1 --vq LaViDa-O-v1.0 --dtype bf16
   unmask convert runs/s2-256 release/ours --licence MIT               a run's newest checkpoint -> a folder to give away
   unmask convert runs/s2-256 release/theirs --to lavida-o             ours -> published names, for published tools
+  unmask convert runs/s2-256 weights/smooth --ema                     the running means of what it learned (`ema` in the stage file)
+  unmask convert runs/adapted release/merged --merge-lora             adapters added to the checkpoint that they adapt
 
 A converted folder holds weights, sizes, tokenizer, image tokenizer and a model card; start from it or draw with it:
 
@@ -59,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="PATTERN", help="tensors of SRC that may be left out: 'model.x.*'"
     )
+    parser.add_argument("--ema", action="store_true", help="of a run: the running means of its weights, not the last ones")
+    parser.add_argument("--merge-lora", action="store_true", help="of a run with adapters: a plain model with them added")
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it is a folder that this command made")
 
 
@@ -83,6 +87,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
             vq=options.vq,
             tokenizer=options.tokenizer,
             ignore=tuple(options.ignore),
+            ema=options.ema,
+            merge_lora=options.merge_lora,
         ),
         dtype=options.dtype,
         image_size=options.image_size,

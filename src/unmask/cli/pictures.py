@@ -33,6 +33,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("bf16", "fp16", "fp32"), help="number type of the weights (default: bf16 on a GPU, else fp32)"
     )
+    parser.add_argument("--ema", action="store_true", help="use the running means of the weights (`ema` in the stage file)")
 
 
 def add_settings(parser: argparse.ArgumentParser, flags: Sequence[tuple[str, type, str]]) -> None:
@@ -102,7 +103,7 @@ def load(options: argparse.Namespace) -> "LoadedModel":
     from unmask.infer.presets import read_file  # noqa: PLC0415
 
     own = None if options.presets is None else read_file(options.presets)
-    model = pipelines.load(options.checkpoint, options.device, options.dtype)
+    model = pipelines.load(options.checkpoint, options.device, options.dtype, ema=options.ema)
     return model if own is None else replace(model, presets=own.over(model.presets))
 
 

@@ -19,21 +19,26 @@ class Origin:
         name: its folder's name, behind that of its run.
         step: of its run; None for one that was converted.
         digest: of its manifest, which holds the checksum of every file.
+        ema: whether these are its running means.
     """
 
     name: str
     step: int | None
     digest: str
+    ema: bool = False
 
     @classmethod
-    def of(cls, folder: Path) -> "Origin":
+    def of(cls, folder: Path, *, ema: bool = False) -> "Origin":
         """That of a checkpoint's folder, which was verified."""
         state = folder / "state.json"
         step = json.loads(state.read_text())["step"] if state.is_file() else None
         whole = folder.resolve()
         name = f"{whole.parents[1].name}/{whole.name}" if whole.parent.name == "checkpoints" else whole.name
-        return cls(name, step, f"{zlib.crc32((folder / sealed.MANIFEST).read_bytes()):08x}")
+        return cls(name, step, f"{zlib.crc32((folder / sealed.MANIFEST).read_bytes()):08x}", ema)
 
     def record(self) -> Mapping[str, Any]:
         """What an output says of it."""
-        return {"checkpoint": {"name": self.name, "step": self.step, "digest": self.digest}, "unmask": __version__}
+        return {
+            "checkpoint": {"name": self.name, "step": self.step, "digest": self.digest, "ema": self.ema},
+            "unmask": __version__,
+        }

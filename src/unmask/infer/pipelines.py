@@ -270,16 +270,19 @@ def _numbers(numbers: Sequence[int] | None, count: int) -> Sequence[int]:
     return range(count) if numbers is None else numbers
 
 
-def load(path: str | Path, device: str | torch.device | None = None, dtype: Dtype | None = None) -> LoadedModel:
+def load(
+    path: str | Path, device: str | torch.device | None = None, dtype: Dtype | None = None, *, ema: bool = False
+) -> LoadedModel:
     """Load a checkpoint folder, the newest checkpoint of a run's folder, or a converted repository of the hub.
 
     Args:
         path: the folder, or `owner/name` on the hub.
         device: where to compute; None: on the first GPU, or on the CPU where there is none.
         dtype: number type of the weights; None: `bf16` on a GPU, `fp32` elsewhere. The image tokenizer stays in fp32.
+        ema: take the running means of what it learned (`ema` in the stage file) in place of its last weights.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is damaged.
+        CheckpointError: there is no checkpoint, it is damaged, or it keeps no running means.
         ConfigError: there is no such folder, repository or number type.
         StorageError: the hub cannot be reached.
     """
@@ -299,7 +302,7 @@ def load(path: str | Path, device: str | torch.device | None = None, dtype: Dtyp
     with torch.device("meta"):
         model = UnifiedModel(config)
     materialise(model.to(_DTYPES[dtype or ("fp32" if target.type == "cpu" else "bf16")]), target)
-    native.load_weights(folder, model)
+    native.load_weights(folder, model, ema=ema)
     tokenizer_file = hub.locate(config.tokenizer, "tokenizer.json")
     return LoadedModel(
         model.eval().requires_grad_(False),
@@ -307,5 +310,5 @@ def load(path: str | Path, device: str | torch.device | None = None, dtype: Dtyp
         ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file), published_strings=picture.published_strings),
         picture,
         presets=presets.read(folder),
-        origin=Origin.of(folder),
+        origin=Origin.of(folder, ema=ema),
     )

@@ -75,9 +75,8 @@ class Follower:
         theirs = case.tensors[name].view(ours_BCV.shape)
         if self.settings.config.top_k is None and self.settings.config.top_p is None:
             case.close(name, ours_BCV)
-        elif bool((theirs < -1e30).any()):
-            lowest = torch.where(theirs < -1e30, theirs, ours_BCV)
-            case.close(name, torch.where(torch.isinf(ours_BCV) & (theirs >= -1e30), ours_BCV, lowest))
+        elif bool((theirs < -1e30).any()):  # -inf, or the least number
+            case.close(name, torch.where(torch.isinf(ours_BCV) & (theirs < -1e30), theirs, ours_BCV))
         else:
             case.close(name, torch.where(torch.isinf(ours_BCV), theirs, ours_BCV), note="of the codes that top_k and top_p leave")
 
@@ -158,7 +157,7 @@ def follow_refinement(follower: Follower, guided: Sequence[Guided], codes_BPQ: T
         if name in case:
             theirs_BPQ = case.tensors[name].view(codes_BPQ.shape)
             start_BPQ = torch.where(theirs_BPQ == mask, mask, codes_BPQ)
-            case.equal(name, start_BPQ, note=REMASKED)
+            case.equal(name, start_BPQ.view(case.tensors[name].shape), note=REMASKED)
             codes_BPQ = _anew(follower, guided, start_BPQ, f"step{number}")
     if f"step{steps}.xt_before" in case or "final_tokens" not in case or "final_tokens" in case.report.inputs:
         return codes_BPQ

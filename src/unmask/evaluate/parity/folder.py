@@ -26,11 +26,19 @@ from unmask.vocab import PUBLISHED
 
 IMAGE, DRAWN, IGNORED_ID = -200, -300, -100
 """What stands in the published ids for a picture to read, for a position of a picture to draw, and for nothing at all."""
-INPUTS_OF_CHANCE = {"prompt_drop_rate", "image_enc_drop_rate"}
-"""Settings that only decide what was drawn at random, and a case's masks hold what was drawn."""
+IN_THE_TENSORS = {
+    "prompt_drop_rate", "image_enc_drop_rate", "downsample", "tokenizer_model_max_length", "mm_edit_area_weight", "policy", "policy_args",
+}  # fmt: skip
+"""Settings whose effect a case's masks, positions, lengths and weights hold."""
 
-FLAGS = {"skip_comp", "ignore_text", "skip_down"}
+FLAGS = {"skip_comp", "skip_complementary_masking", "ignore_text", "ignore_text_loss", "skip_down", "skip_down_sample"}
 """No complementary masking, image loss only, no compression; the first and the last show in a case's tensors, and are read from there."""
+FLAGS_OF_DATA = {
+    "select_all_index", "select_one_index", "always_has_cond", "max_cap_length", "is_infille_model", "debug_fix_padding",
+    "not_alwasy_do_2dpool", "alwasy_do_2dpool", "enforce_num_itemin_batch", "log_batch_length", "do_debug", "debug_print_output",
+    "debug_print_image_res",
+}  # fmt: skip
+"""Variables (model.md 9) whose effect is in the ids and pictures of a case, or that have none in one process."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ class Folder:
             Cannot: the settings change something that this program does not render.
         """
         config, changed = self.config, dict(case.settings.get("config_over") or {})
-        for key in INPUTS_OF_CHANCE:
+        for key in IN_THE_TENSORS:
             changed.pop(key, None)
         if "dual_tower_layers" in changed:
             config = replace(config, num_joint_layers=min(changed.pop("dual_tower_layers") + 1, config.num_layers))
@@ -196,7 +204,9 @@ class Folder:
             config = replace(config, rope_theta=float(changed.pop("rope_theta")))
         if "rms_norm_eps" in changed:
             config = replace(config, norm_eps=float(changed.pop("rms_norm_eps")))
-        flags = [name for name, on in (case.settings.get("flags") or {}).items() if on and name not in FLAGS]
+        flags = [
+            name for name, on in (case.settings.get("flags") or {}).items() if on and name.lower() not in FLAGS | FLAGS_OF_DATA
+        ]
         if flags:
             raise Cannot(f"flags sets {', '.join(sorted(flags))}")
         different = sorted(key for key, value in changed.items() if self.published.get(key) != value)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unmask.diffusion.corruption import with_complement
 from unmask.diffusion.losses import cross_entropy
 from unmask.evaluate.parity.folder import DRAWN, IGNORED_ID, IMAGE, System
 from unmask.evaluate.parity.report import GRADIENT_FACTOR, Cannot, Case
@@ -20,6 +21,7 @@ from unmask.model.transformer import Streams
 from unmask.model.weights.lavida_o import published_name
 
 GRADIENTS = ("grad.", "grads.", "gradient.", "gradients.")
+TEXT_IGNORED = {"ignore_text", "ignore_text_loss"}
 MAIN = ("new_input_ids", "model.labels", "model.inputs_embeds", "logits")
 
 
@@ -74,7 +76,7 @@ def run_training(case: Case, system: System) -> None:
         case.equal("model.modality_indices", is_gen)
         start = Streams(text_BLD[~is_gen], text_BLD[is_gen][:, : system.config.gen_width] if gen_BLE is None else gen_BLE[is_gen])
         case.close("model.inputs_embeds", padded(start, is_gen))
-        text_ignored = bool((case.settings.get("flags") or {}).get("ignore_text"))
+        text_ignored = any(on and name.lower() in TEXT_IGNORED for name, on in (case.settings.get("flags") or {}).items())
         trace = run_rows(system, text_BLD, is_gen, gen_BLE, text_in_split_layers=not text_ignored)
         for number, hidden in enumerate(trace.hidden):
             case.close(f"hidden_{number}", hidden)
@@ -93,6 +95,7 @@ def _rows(case: Case, system: System) -> _Rows:
         case.input("batch.attention_mask") if "batch.attention_mask" in case else torch.ones_like(ids_BL, dtype=torch.bool)
     )
     merged = merge(torch.where(ids_BL == DRAWN, system.ids.drawn, ids_BL), pictures_of(case, system, ids_BL))
+    merged = _cut(merged, (case.settings.get("config_over") or {}).get("tokenizer_model_max_length"))
     inside = merged.source_BL.clamp(min=0)
     labels = torch.where(present_BL.bool(), labels_BL, system.ids.eos).gather(1, inside)
     labels = torch.where((merged.source_BL < 0) | (merged.ids_BL == IMAGE), IGNORED_ID, labels)
@@ -103,7 +106,8 @@ def _rows(case: Case, system: System) -> _Rows:
     drawn, reference = merged.ids_BL == system.ids.drawn, merged.ids_BL == system.ids.reference
     for name in ("new_token_mask_dup", "new_token_mask"):
         case.equal(name, _fitting(case, name, drawn))
-    noise = _complemented(case.input("mask.text_masked_indices").bool(), len(labels))
+    told = "mask.text_masked_indices" if "mask.text_masked_indices" in case else "final_masked_indices"
+    noise = _complemented(case.input(told).bool(), len(labels))
     targets = noise & (labels != IGNORED_ID) & (merged.ids_BL != system.ids.infill_marker)
     masked = targets
     if "final_masked_indices" in case:
@@ -120,6 +124,18 @@ def _rows(case: Case, system: System) -> _Rows:
         case.equal("final_masked_indices", masked[:seen], note="which conditions were dropped is read from it")
     case.equal("model.labels", torch.where(targets, labels, IGNORED_ID))
     return _Rows(merged, labels, drawn, reference, masked, targets, copies)
+
+
+def _cut(merged: Merged, length: int | None) -> Merged:
+    """Rows of at most so many positions (model.md 3.6)."""
+    if length is None or length >= merged.ids_BL.shape[1]:
+        return merged
+    ids_BL, sight = merged.ids_BL[:, :length], merged.sight
+    if sight is not None:
+        places = (torch.arange(merged.ids_BL.shape[1]) < length).expand_as(merged.ids_BL)
+        kept_F = places[merged.ids_BL == IMAGE]
+        sight = replace(sight, feature_F=sight.feature_F[kept_F], row_F=(ids_BL.flatten() == IMAGE).nonzero()[:, 0])
+    return Merged(ids_BL, merged.source_BL[:, :length], sight, merged.tiles_N3SS)
 
 
 def _twice(merged: Merged, labels: Tensor, copies: int) -> tuple[Merged, Tensor]:
@@ -142,7 +158,7 @@ def _fitting(case: Case, name: str, ours: Tensor) -> Tensor:
 
 def _complemented(mask: Tensor, rows: int) -> Tensor:
     """A mask of all rows: as it is, or with its complement below it."""
-    return mask if len(mask) == rows else torch.cat([mask, ~mask])
+    return mask if len(mask) == rows else torch.from_numpy(with_complement(mask.numpy()))
 
 
 def _dropped(recorded: Tensor, labels: Tensor, drawn: Tensor, reference: Tensor) -> Tensor:
@@ -230,12 +246,12 @@ def _gradients(case: Case, system: System, loss: Tensor, names: list[str]) -> No
     model = system.model
     model.zero_grad(set_to_none=True)
     loss.backward()
-    ours = {known: parameter.grad for name, parameter in model.named_parameters() for known in (name, published_name(name))}
+    ours = {known: parameter for name, parameter in model.named_parameters() for known in (name, published_name(name))}
     for name in names:
         wanted = name.partition(".")[2]
-        gradient = ours.get(wanted, ours.get(f"model.{wanted}"))
-        if gradient is None:
-            case.leave_out(name, "no weight of that name has a gradient")
+        weight = ours.get(wanted, ours.get(f"model.{wanted}"))
+        if weight is None:
+            case.leave_out(name, "there is no weight of that name")
         else:
-            case.close(name, gradient, factor=GRADIENT_FACTOR)
+            case.close(name, torch.zeros_like(weight) if weight.grad is None else weight.grad, factor=GRADIENT_FACTOR)
     model.zero_grad(set_to_none=True)

@@ -172,7 +172,10 @@ def _plan_import(opened: Opened, report: Report, options: Options) -> _Target:
     """The tensors as they are; a part of a model stays a part."""
     config = opened.config or _described(opened, options)
     report.lacks = _lacks(opened.kind)
-    pieces = [Piece(name, each.shape, each) for name, each in opened.weights.items()]
+    pieces = [
+        Piece(name, each.shape, each, opened.merges.get(name), "with its adapters" if name in opened.merges else "")
+        for name, each in opened.weights.items()
+    ]
     if opened.kind == "lavida" and "vision.pool.weight" not in opened.weights:
         whole = {name: each for name, each in opened.weights.items() if name.startswith("vision.siglip.")}
         width = next(each.shape[0] for name, each in whole.items() if name.endswith("patch_embedding.bias"))
@@ -346,6 +349,8 @@ def _write(target: _Target, opened: Opened, folder: Path, options: Options, prog
         if target.picture is not None:
             target.files["picture.yaml"] = to_yaml(target.picture)
             target.files.update(_decode_settings(opened, target.picture, options))
+        if opened.own and (opened.folder / "stage.yaml").is_file():  # it still comes from that stage
+            target.files["stage.yaml"] = (opened.folder / "stage.yaml").read_text()
         if opened.published:
             target.files[PUBLISHED] = json.dumps(opened.published, indent=1) + "\n"
     stage = _stage(opened, options)
@@ -378,5 +383,6 @@ def _stage(opened: Opened, options: Options) -> str:
     state, stage = opened.folder / "state.json", opened.folder / "stage.yaml"
     if opened.own and state.is_file() and stage.is_file():
         name = next((line[6:].strip() for line in stage.read_text().splitlines() if line.startswith("name: ")), "unnamed")
-        return f"It was trained in stage `{name}` for {json.loads(state.read_text())['step']} steps."
+        means = " These are the running means of its weights." if options.hints.ema else ""
+        return f"It was trained in stage `{name}` for {json.loads(state.read_text())['step']} steps.{means}"
     return "Its training is that of its source."

@@ -3,7 +3,8 @@
   python -m benchmarks.convert_memory FOLDER                       a random model of about 0.8 GB in bf16; needs three times that on the disk
   python -m benchmarks.convert_memory FOLDER --width 1536 --shard 0.2
 
-For import, export and the starting point of stage 1, each in a process of its own: peak resident memory (pages of mapped files included)
+For import, export, the starting point of stage 1, and a run that two ranks wrote (in fp32), converted by one process and exported by both,
+each in a process of its own: peak resident memory (pages of mapped files included)
 over that of a process which only builds the same model without memory, and seconds.
 """
 
@@ -23,11 +24,17 @@ from rich.table import Table
 from tests.models import VQ
 from tests.published import drawing_json, text_json, vision_json, write_base_tokenizer, write_vq
 from unmask.config import to_yaml
+from unmask.distributed import shards
+from unmask.distributed.mesh import connect, lay_out
+from unmask.distributed.spawn import spawn
 from unmask.model.config import ModelConfig, VisionConfig
+from unmask.model.weights import native
 from unmask.model.weights.lavida_o import VQ_PREFIX, published_name
 from unmask.model.weights.shards import ShardWriter, read, scan
 from unmask.model.weights.source import kind_holds, model_shapes
 from unmask.model.weights.special_tokens import extend, read_tokenizer
+from unmask.storage import sealed
+from unmask.train.export import export
 
 TOKENS = 20_000
 
@@ -76,10 +83,47 @@ def child(words: list[str]) -> None:
 
         assert main(["convert", *words]) == 0
     seconds = time.monotonic() - start
+    sys.stderr.write(f"{high_water():.1f} {seconds:.1f}\n")
+
+
+def write_ranks(folder: Path, width: int) -> None:
+    """One rank's rows of a model of noise."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    with connect(5) as ranks:
+        mesh = lay_out(ranks)
+        generator = torch.Generator().manual_seed(0)
+        shapes = model_shapes(sizes(width)).items()
+        tensors = {
+            native.MODEL + name: distribute_tensor(torch.randn(shape, generator=generator), mesh, [Shard(0)])
+            for name, shape in shapes
+        }
+        shards.save(folder / native.SHARDED, tensors, ranks)
+
+
+def write_run(folder: Path, width: int) -> int:
+    """A checkpoint that two ranks wrote; the bytes of its weights."""
+
+    def fill(unfinished: Path) -> None:
+        spawn(write_ranks, 2, unfinished, width, seconds=600)
+        (unfinished / "model.yaml").write_text(to_yaml(replace(sizes(width), tokenizer="none")))
+
+    sealed.write(folder, fill)
+    return sum(each.bytes for each in native.stored_weights(folder).values())
+
+
+def export_on_a_rank(source: Path, target: Path, limit: int) -> tuple[float, float]:
+    """What `checkpoint.export` does at the end of a run: peak MB beside what the process took before, and seconds."""
+    with connect(5) as ranks:
+        before, start = high_water(), time.monotonic()
+        export(source, target, ranks, limit)
+        return high_water() - before, time.monotonic() - start
+
+
+def high_water() -> float:
+    """Peak MB of this process; getrusage would count the parent's too."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    sys.stderr.write(
-        f"{int(status['VmHWM'].split()[0]) * 1024 / 1e6:.1f} {seconds:.1f}\n"
-    )  # getrusage would count the parent's too
+    return int(status["VmHWM"].split()[0]) * 1024 / 1e6
 
 
 def measure(*words: str) -> tuple[float, float]:
@@ -138,6 +182,20 @@ def main() -> None:
         str(vq),
         "--model",
         str(place / "model.yaml"),
+    )
+    shutil.rmtree(place / "lavida")
+    run = place / "runs" / "checkpoints" / "step-00000001"
+    size = write_run(run, options.width)
+    row("run of two ranks", size, str(run), str(place / "plain"), "--tokenizer", "none")
+    peaks = spawn(export_on_a_rank, 2, run, place / "exported", limit, seconds=600, preload=("benchmarks.convert_memory",))
+    rank = max(peaks)
+    table.add_row(
+        "the same, exported by both",
+        f"{size / 1e9:.2f}",
+        f"{options.shard * 1e3:.0f} MB",
+        f"{rank[0]:,.0f} MB",
+        "",
+        f"{rank[1]:.1f}",
     )
     Console(width=120).print(table)
     shutil.rmtree(place)

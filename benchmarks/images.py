@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import PIL
 
+from benchmarks.data_file import data_file
 from benchmarks.peers import common
 from benchmarks.photos import make_photos
 from tests.s3_server import S3Server, serve_s3
@@ -48,14 +49,6 @@ PEERS = Path(__file__).parent / "peers"
 MODES: tuple[DecodeMode, ...] = ("exact", "draft", "fast")
 DEFAULT: DecodeMode = EncodingConfig.__dataclass_fields__["image_mode"].default
 LIMIT_SECONDS = 60
-DATA = """\
-datasets:
-  - name: photos
-    json_path: {rows}
-    preprocess_fn: text_to_image
-    columns: [s3_path, caption, fltLaionAesthScore, intHeight, intWidth]
-    image_root: {root}
-{options}"""
 
 
 @dataclass
@@ -160,13 +153,10 @@ def run_decode(folder: str, size: int, mode: DecodeMode, samples: int) -> None:
 def write_data(folder: Path, photos: Path, server: S3Server | None) -> Path:
     """The data YAML of one place."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = (
-        ""
-        if server is None
-        else "    storage_options:\n" + "".join(f"      {name}: {json.dumps(value)}\n" for name, value in server.options.items())
-    )
-    root = (photos / "jpg").resolve() if server is None else "s3://photos"
-    (folder / "data.yaml").write_text(DATA.format(rows=(photos / "rows.parquet").resolve(), root=root, options=options))
+    options: dict[str, object] = {"image_root": (photos / "jpg").resolve() if server is None else "s3://photos"}
+    if server is not None:
+        options["storage_options"] = json.dumps(dict(server.options))
+    (folder / "data.yaml").write_text(data_file("photos", (photos / "rows.parquet").resolve(), **options))
     return folder
 
 

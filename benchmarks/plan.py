@@ -1,6 +1,6 @@
 """`unmask plan` against real runs: the memory that it counts, and the peak (VmHWM) of training processes, each fresh, on the CPU.
 
-  python -m benchmarks.plan FOLDER                 three runs, and the table of benchmarks/results/plan-*.md
+  python -m benchmarks.plan FOLDER                 four runs, and the table of benchmarks/results/plan-*.md
   python -m benchmarks.plan FOLDER --only drawing
 
 Each run is `unmask train` for three steps in fp32 on one process: the optimizer is there from the second step on. What a process takes without
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,18 @@ CASES = [
         },
         "read",
         starts=True,
+    ),
+    Case(
+        "blocks computed again, running means",
+        DEEP,
+        {
+            "image": {"size": 256, "compress": False},
+            "batch": {"global_size": 2, "per_device": 2},
+            "trainable": ["all"],
+            "compute": {"activation_checkpointing": "blocks"},
+            "ema": {"decay": 0.999},
+        },
+        "draw",
     ),
 ]
 
@@ -214,7 +226,7 @@ def count(stage_file: Path, seen: list[list[list[int]]]) -> int:
 
     stage = load_stage(stage_file)
     config = load_model_config(stage.model)
-    machine = Machine(precision="fp32", recompute=False, loss_rows=None, foreach=False)
+    machine = replace(Machine.of(stage), foreach=False)
     learns = what_a_stage_learns(stage, config)
     return int(max(memory([Shape(*each) for each in shapes], stage, config, learns, machine).peak for shapes in seen))
 

@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.data_file import COLUMNS, data_file
+
 GROUP_ROWS = 100_000
-COLUMNS = ["s3_path", "caption", "fltLaionAesthScore", "intHeight", "intWidth"]
 _OPEN: list[object] = []  # stays mapped until the process ends
 WORDS = [
     "a",
@@ -47,15 +48,6 @@ WORDS = [
     "dogs",
     "and",
 ]
-YAML = """\
-datasets:
-  - name: rows
-    json_path: {path}
-    preprocess_fn: text_to_image
-    columns: [s3_path, caption, fltLaionAesthScore, intHeight, intWidth]
-    aes_cutoff: 5.67
-    min_size: 512
-"""
 
 
 def make(path: Path, num_rows: int) -> Path:
@@ -217,7 +209,7 @@ def measure(options: argparse.Namespace, millions: float) -> list[tuple[str, str
     folder.mkdir(parents=True, exist_ok=True)
     parquet = make(folder / "rows.parquet", int(millions * 1e6))
     data = folder / "data.yaml"
-    data.write_text(YAML.format(path=parquet.name))
+    data.write_text(data_file("rows", parquet.name, aes_cutoff=5.67, min_size=512))
     shutil.rmtree(folder / "cache", ignore_errors=True)
     lines = [("parquet", f"{parquet.stat().st_size / 2**30:.2f} GiB")]
 

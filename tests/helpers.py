@@ -1,12 +1,13 @@
 """A small data set for tests: pictures, a parquet and a csv that name them, and a data YAML, all below one folder."""
 
 import hashlib
+import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,13 @@ class RefusingRecipe(Recipe):
         from unmask.errors import DataError
 
         raise DataError("the record file is gone", where="data.yaml:3", fix="put it back")
+
+
+def told(*words: object) -> tuple[int, Any]:
+    """The exit code of a command, and what it printed as JSON."""
+    from unmask.cli.main import main
+
+    out = StringIO()
+    with redirect_stdout(out):
+        code = main([*map(str, words), "--json"])
+    return code, json.loads(out.getvalue()) if out.getvalue() else []

@@ -14,6 +14,7 @@ from unmask.infer.pipelines import LoadedModel
 from unmask.model.config import ImageTokenizerConfig, ModelConfig, PictureConfig, VisionConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
+from unmask.storage import sealed
 
 VQ = ImageTokenizerConfig(num_codes=32, block_channels=(4, 4), layers_per_block=1, latent_channels=4, norm_groups=2)
 
@@ -75,3 +76,18 @@ def write_micro(folder: Path) -> Path:
     path = folder / "micro.yaml"
     path.write_text(to_yaml(micro_config(vq)))
     return path
+
+
+def write_checkpoint(folder: Path, loaded: LoadedModel) -> Path:
+    """A checkpoint's folder of a micro model, with its presets; its image tokenizer stands beside it."""
+
+    def fill(target: Path) -> None:
+        save_file(loaded.model.state_dict(), target / "model.safetensors")
+        config = micro_config(folder.parent / "vq", loaded.model.config.vision)
+        for name, each in (("model", config), ("picture", loaded.picture), ("decode", loaded.presets)):
+            (target / f"{name}.yaml").write_text(to_yaml(each))
+
+    (folder.parent / "vq").mkdir(exist_ok=True)
+    save_file(loaded.image_tokenizer.vq.state_dict(), folder.parent / "vq" / "diffusion_pytorch_model.safetensors")
+    sealed.write(folder, fill)
+    return folder

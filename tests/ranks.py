@@ -57,6 +57,26 @@ def train_ranks(world: int, stage: Path, *overrides: str, die_at: int | None = N
     return spawn(_train, world, stage, overrides, die_at, preload=PRELOAD, **options)
 
 
+def train_each(world: int, stages: Sequence[Path], *overrides: Sequence[str], **options: Any) -> None:
+    """Train several stage files, one after another, on the same `world` ranks.
+
+    Args:
+        world: how many.
+        stages: the stage files.
+        overrides: of the keys of each.
+        options: of `spawn`.
+    """
+    spawn(
+        _train_each, world, list(zip(stages, overrides, strict=True)), [free_port() for _ in stages], preload=PRELOAD, **options
+    )
+
+
+def _train_each(runs: Sequence[tuple[Path, Sequence[str]]], ports: Sequence[int]) -> None:
+    for (stage, overrides), port in zip(runs, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)  # nobody meets at the place of the run before
+        _train(stage, overrides, None)
+
+
 def together(ranks: Sequence[Seen]) -> list[list[tuple[Micro, ...]]]:
     """Of every step, for every micro-batch, what each rank had."""
     return [list(zip(*step, strict=True)) for step in zip(*(seen.batches for seen in ranks), strict=True)]

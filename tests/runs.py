@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.models import write_micro
@@ -66,3 +68,30 @@ def start(stage: Path, *overrides: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command(stage, *overrides), env=environment, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def wait_for_steps(run: Path, count: int, process: "subprocess.Popen[str] | None" = None, seconds: float = 120) -> None:
+    """Until a run has written that many steps, or its process has ended."""
+    deadline, metrics = time.monotonic() + seconds, run / "metrics.jsonl"
+    while time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_text().count("\n") >= count:
+            return
+        if process is not None and process.poll() is not None:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"{run} did not come to step {count}")
+
+
+def kill_and_resume(stage: Path, out: Path, kill_after: int) -> str:
+    """A real process, SIGKILL after so many steps, the same command again; what that said."""
+    overrides = (f"out={out}", "loader.workers=1")
+    process = start(stage, *overrides)
+    wait_for_steps(out, kill_after, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    again = start(stage, *overrides)
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert not list((out / "checkpoints").glob(".unfinished*"))
+    return output

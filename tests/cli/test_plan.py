@@ -21,7 +21,7 @@ def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for words in (
         "s2-256: 10.95 B parameters, 2.50 B learn; 64 GPUs",
-        "divided by 64",
+        "divided by 8, and",
         "peak",
         "fits:",
         "300,000 steps:",
@@ -31,7 +31,7 @@ def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_with_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--gpus", "4", "--gpu-memory", "24", "--activation-checkpointing", "off", "--json", "batch.per_device=4"]
+    words = ["--gpus", "4", "--gpu-memory", "24", "--json", "batch.per_device=4", "compute.activation_checkpointing=none"]
     assert main(["plan", "config/stage/s3-unified.yaml", *words]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["machine"]["memory"] == 24 and said["machine"]["recompute"] is False

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.helpers import ONE_ENTRY, TWO_GROUPS, rows, write_data, write_rows
 from tests.pages import fetches, parsed
 from unmask.cli.main import main
-from unmask.cli.show_walk import GREY, Corridor, Walk, masked_tokens, settings
+from unmask.cli.show_walk import GREY, Corridor, Walk, settings
 from unmask.data.batch import Batch
 from unmask.data.order import Draw
 from unmask.data.records import Mixture
@@ -21,7 +21,8 @@ from unmask.data.spec import load_mixture
 from unmask.data.tokenize import Role
 from unmask.model.image_tokenizer import load_image_tokenizer
 from unmask.train.config import load_stage
-from unmask.train.step import Objective, corrupt
+from unmask.train.objective import Objective, masked_tokens
+from unmask.train.step import corrupt
 
 STAGE = """\
 name: short
@@ -95,7 +96,7 @@ def test_a_draw_is_what_training_makes_of_it(tmp_path: Path, text_loss: str) -> 
         assert (walk.sample.source, walk.sample.draw) == (sample.source, str(draw)) and str(walk.record.source) == sample.source
         assert [fault.draw for fault in walk.replaced] == [fault.draw for fault in faults if fault.draw == str(draw)]
         trained = corrupt(Batch.pack([sample]), tokenizer, objective, torch.device("cpu"))
-        masked_L = masked_tokens(walk.sample, walk.noise)
+        masked_L = np.logical_or(*masked_tokens(walk.sample.roles_L, walk.noise))
         seen = trained.inputs.text_ids_T.numpy() == chat.vocab.mask
         assert np.array_equal(seen, masked_L[sample.roles_L != Role.PICTURE])
         hidden = trained.inputs.codes_BPQ.numpy().ravel() == tokenizer.config.code_book.mask
@@ -167,7 +168,7 @@ def test_tokens_are_coloured_by_role_and_mask(tmp_path: Path, capsys: pytest.Cap
     assert show(path, "--draw", "default#2", "--stage", str(stage), "--html", str(page_file)) == 0
     walk: Walk = corridor(path, stage).draw(Draw("default", 2))
     assert walk.sample is not None and walk.noise is not None
-    masked_L = masked_tokens(walk.sample, walk.noise)
+    masked_L = np.logical_or(*masked_tokens(walk.sample.roles_L, walk.noise))
     text, _ = parsed(page_file)
     for role in (Role.PROMPT, Role.ANSWER):
         name = role.name.lower()

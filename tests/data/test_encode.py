@@ -278,3 +278,23 @@ def test_pictures_alone_for_an_image_tokenizer() -> None:
         build(0, [Turn("human", ("hi",)), Turn("gpt", ("hello",))], [])
     with pytest.raises(ValueError, match="text needs a tokenizer"):
         Encoder(config)
+
+
+def test_answers_in_words_end_with_more_than_one_token() -> None:
+    """Half of them, by the draw alone; targets all; as many as there is room for; nothing behind a picture."""
+    turns, config = (ASK, Turn("gpt", ("Noise.",))), replace(CONFIG, eos_tokens=6)
+    plain = encode(turns, [png(0)])
+    eos = Encoder(CONFIG).chat.vocab.eos
+    counts = []
+    for number in range(200):
+        sample = encode(turns, [png(0)], config, number)
+        count = len(sample) - len(plain)
+        assert sample.ids_L[: len(plain)].tolist() == plain.ids_L.tolist() and (sample.ids_L[len(plain) :] == eos).all()
+        assert (sample.roles_L[len(plain) :] == Role.ANSWER).all()
+        counts.append(count)
+    assert set(counts) == set(range(7)) and 0.4 < np.mean([count == 0 for count in counts]) < 0.6
+    assert [len(encode(turns, [png(0)], config, number)) - len(plain) for number in range(20)] == counts[:20]
+    tight = replace(config, max_length=len(plain) + 2)
+    assert max(len(encode(turns, [png(0)], tight, number)) for number in range(20)) == len(plain) + 2
+    drawing = (Turn("human", ("Draw.",)), Turn("gpt", (slot(DRAW),)))
+    assert all(eos not in encode(drawing, [png(0)], config, number).ids_L for number in range(10))

@@ -2,14 +2,17 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.golden_folder import FOLDER, needs_golden
 from unmask.config import FieldError
-from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws, mask_ratio
+from unmask.diffusion.corruption import CorruptionConfig, draw_noise, mask_from_draws, mask_ratio, masked_chance
 
 
 @pytest.mark.parametrize("policy", ["uniform", "cosine", "logit_normal"])
@@ -89,8 +92,68 @@ def test_references_are_dropped_on_their_own() -> None:
     assert abs(both / 2000 - [[0.3, 0.3], [0.2, 0.2]]).max() < 0.035
 
 
-@pytest.mark.parametrize("name", ["prompt_drop", "reference_drop"])
+@pytest.mark.parametrize("name", ["prompt_drop", "edit_prompt_drop", "reference_drop", "both_drop", "understanding_drop"])
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_rates_are_shares(name: str, rate: float) -> None:
     with pytest.raises(FieldError, match=f"is a share of the samples, 0 to 1, not {rate}"):
         CorruptionConfig(**{name: rate})  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 10_000), st.booleans(), st.sampled_from([0.0, 0.8]))
+def test_a_mask_and_its_complement_cover_every_target_once(
+    num_text: int, num_codes: int, seed: int, edits: bool, visible_rate: float
+) -> None:
+    """But for text that stays visible, which neither covers; what is dropped is dropped in both."""
+    noise = draw_noise(num_text, num_codes, CorruptionConfig(), np.random.default_rng(seed), visible_rate, edits=edits)
+    other = noise.complement()
+    assert (noise.code_mask_C ^ other.code_mask_C).all()
+    covered = noise.text_mask_K.astype(int) + other.text_mask_K
+    assert (covered == 0).all() if noise.text_visible else (covered == 1).all()
+    assert (other.prompt_dropped, other.references_dropped) == (noise.prompt_dropped, noise.references_dropped)
+    if not noise.text_visible and num_text:
+        assert noise.text_chance + other.text_chance == pytest.approx(1)
+    again = other.complement()
+    assert np.array_equal(again.text_mask_K, noise.text_mask_K) and again.text_chance == pytest.approx(noise.text_chance)
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.001, 1), (0.001, 7), (0.05, 7), (0.3, 3), (0.9, 20), (1.0, 5)])
+def test_chance_of_a_target_to_be_masked(ratio: float, count: int) -> None:
+    """Over many draws: t, and more where one is masked although none came below t."""
+    rng = np.random.default_rng(1)
+    shares = [mask_from_draws(ratio, rng.random(count)).mean() for _ in range(20_000)]
+    assert np.mean(shares) == pytest.approx(masked_chance(ratio, count), abs=0.006)
+    assert masked_chance(ratio, 0) == 0 and masked_chance(0.4, 10_000) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("policy", "count", "share"), [
+    ("uniform", 7, 0.124), ("cosine", 7, 0.080), ("uniform", 20, 0.047), ("cosine", 20, 0.030), ("uniform", 100, 0.009),
+    ("cosine", 100, 0.006),
+])  # fmt: skip
+def test_how_often_nothing_would_be_masked(policy: str, count: int, share: float) -> None:
+    """Without the one that always is: the published shares (model.md 8.5). With it, never."""
+    rng = np.random.default_rng(3)
+    ratios = [mask_ratio(policy, rng) for _ in range(20_000)]  # type: ignore[arg-type]
+    lowest = rng.random((20_000, count)).min(1)
+    assert np.mean(lowest > ratios) == pytest.approx(share, abs=0.007)
+
+
+def test_what_is_dropped_of_which_samples() -> None:
+    """Each rate drops what it says of the samples it says, and nothing else."""
+
+    def shares(config: CorruptionConfig, codes: int, edits: bool) -> tuple[float, float, float]:
+        noises = [draw_noise(2, codes, config, np.random.default_rng(seed), edits=edits) for seed in range(1500)]
+        prompts = np.array([each.prompt_dropped for each in noises])
+        references = np.array([each.references_dropped for each in noises])
+        return float(prompts.mean()), float(references.mean()), float((prompts & references).mean())
+
+    near = partial(pytest.approx, abs=0.035)
+    own = CorruptionConfig(prompt_drop=0.2, edit_prompt_drop=0.5, reference_drop=0.0, understanding_drop=0.0)
+    assert shares(own, 4, False)[0] == near(0.2) and shares(own, 4, True)[0] == near(0.5) and shares(own, 0, False)[0] == 0
+    as_drawings = CorruptionConfig(prompt_drop=0.2, reference_drop=0.0)
+    assert shares(as_drawings, 4, True)[0] == near(0.2)
+    both = CorruptionConfig(prompt_drop=0.1, reference_drop=0.2, both_drop=0.3)
+    assert shares(both, 4, True) == near((1 - 0.9 * 0.7, 1 - 0.8 * 0.7, 0.3 + 0.7 * 0.02))
+    assert shares(both, 4, False)[0] == near(0.1) and shares(both, 0, False)[0] == 0
+    published = CorruptionConfig(prompt_drop=0.1, understanding_drop=0.1)
+    assert shares(published, 0, False)[0] == near(0.1)

@@ -21,6 +21,7 @@ from unmask.data.records import Mixture, Source
 from unmask.data.tiles import TilingConfig
 from unmask.data.tokenize import Role
 from unmask.errors import ConfigError, ImageError, StorageError
+from unmask.infer.conditions import Places
 from unmask.infer.inputs import PromptBuilder, check_room, open_pictures
 from unmask.randomness import keyed_generator
 
@@ -96,7 +97,9 @@ def test_features_and_references_stand_where_training_puts_them() -> None:
     pictures = {"a.png": decode(blobs[0], target=None), "b.png": decode(blobs[2], target=None)}
     prompt = PromptBuilder(parts).build(conversation.turns, pictures)
     mask_D = parts.model.text_embedding.weight[parts.chat.vocab.mask]
-    condition = prompt.condition(mask_D)
+    condition = Places.of_roles(prompt.roles_L).condition(
+        prompt.embeddings_LD, torch.zeros(len(prompt), dtype=torch.bool), mask_D, prompt.references_RPQ
+    )
     words_TD = parts.model.vision.place(parts.model.text_embedding(inputs.text_ids_T), inputs.sight)
     seen_T = inputs.text_ids_T != parts.chat.vocab.mask
     assert torch.allclose(condition.text_TD[seen_T], words_TD[seen_T], atol=1e-5)
@@ -105,18 +108,11 @@ def test_features_and_references_stand_where_training_puts_them() -> None:
     assert int(condition.is_gen_L.sum()) == 32 and int(condition.is_reference_L.sum()) == 16
 
 
-def test_what_is_dropped_is_masked() -> None:
+def test_text_is_decoded_without_references() -> None:
     parts = micro_loaded()
     turns = of_row("edit", ROWS["edit"]).turns
     picture = decode(png(1, 40, 30), target=None)
-    prompt = PromptBuilder(parts).build(turns, {"a.png": picture, "b.png": picture})
     mask_D = parts.model.text_embedding.weight[parts.chat.vocab.mask]
-    dropped = np.isin(prompt.roles_L, (Role.PROMPT, Role.FEATURE, Role.REFERENCE))
-    condition = prompt.condition(mask_D, dropped)
-    assert condition.references_RPQ is None and condition.is_reference_L is None
-    assert int(condition.is_gen_L.sum()) == 16
-    masked = (condition.text_TD == mask_D).all(-1).numpy()
-    assert np.array_equal(masked, dropped[prompt.roles_L != Role.PICTURE])
     asked = PromptBuilder(parts).build((turns[0], Turn("gpt", ())), {"a.png": picture})
     text = asked.for_text(mask_D).embeddings_PD
     assert np.array_equal((text == mask_D).all(-1).numpy(), asked.roles_L == Role.REFERENCE)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.model.attention import SHORT, Engine, Scope, Segments, attend, pick_engine
+from unmask.model.attention import Engine, Scope, Segments, attend, pick_engine
+from unmask.model.ragged import SHORT
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, there is none here")
 HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on the CUDA device")

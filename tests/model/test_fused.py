@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.model.attention import rotary_table
-from unmask.model.fused import gated_mlp, norm_linear, plain_weights, reorder, rms_norm, rotate, softmax_attention
+from unmask.model.fused import gated_mlp, norm_linear, plain_weights, reorder, rms_norm, rotate
 
 
 def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
@@ -110,12 +110,6 @@ def test_norm_linear() -> None:
     assert torch.autograd.gradcheck(lambda x, n, *w: norm_linear(x, n, 1e-3, w), doubles(*shapes))
 
 
-def test_softmax_attention() -> None:
-    shapes = ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 4))
-    compare(softmax_attention, lambda q, k, v: (q @ k.mT).softmax(-1) @ v, *map(torch.randn, shapes))
-    assert torch.autograd.gradcheck(softmax_attention, doubles(*shapes))
-
-
 def test_frozen_weights_get_no_gradient() -> None:
     h, norm, *weights = map(torch.randn, ((7, 12), (12,), (20, 12), (20, 12), (12, 20)))
     grads = []
@@ -131,13 +125,11 @@ def test_frozen_weights_get_no_gradient() -> None:
 
 
 def test_what_is_kept() -> None:
-    """Per row: of the mlp h, ff, up and r; of the norm and its layers x and r; of attention q, k and v. Nothing without gradients."""
+    """Per row: of the mlp h, ff, up and r; of the norm and its layers x and r. Nothing without gradients."""
     h = torch.randn(7, 12, requires_grad=True)
     norm, *weights = (nn.Parameter(torch.randn(shape)) for shape in ((12,), (20, 12), (20, 12), (12, 20)))
     assert kept(lambda: gated_mlp(h, norm, 1e-3, tuple(weights))) == 7 * (12 + 20 + 20 + 1)
     assert kept(lambda: norm_linear(h, norm, 1e-3, tuple(weights[:2]))) == 7 * (12 + 1)
-    q, k, v = (torch.randn(2, 9, 4, requires_grad=True) for _ in range(3))
-    assert kept(lambda: softmax_attention(q, k, v)) == 3 * 2 * 9 * 4
     with torch.no_grad():
         assert kept(lambda: gated_mlp(h, norm, 1e-3, tuple(weights))) == 0
 

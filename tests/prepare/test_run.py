@@ -16,6 +16,7 @@ from unmask.errors import UnmaskError
 from unmask.prepare import run as running
 from unmask.prepare.run import convert_shard, prepare, report_path
 from unmask.prepare.sets import CONVERTERS
+from unmask.prepare.work import WorkFolder, alone
 
 SHARDS, PAIRS = 24, 40
 
@@ -80,7 +81,7 @@ def test_stopped_at_the_end_and_started_again(name: str, tmp_path: Path, monkeyp
             raise KeyboardInterrupt
 
         if name == "unlink-plan":
-            patch.setattr(running._Run, "end", stop)
+            patch.setattr(running.WorkFolder, "end", stop)
         elif name == "join":
             patch.setattr(running, "join", stop)
         else:
@@ -99,14 +100,14 @@ def test_a_half_written_part_is_not_taken(tmp_path: Path) -> None:
     whole = once("blip3o", src, tmp_path / "whole.parquet")
     out = tmp_path / "out.parquet"
     job = job_of("blip3o", src, out)
-    work = tmp_path / "out.parquet.work"
+    work = WorkFolder(out)
     run = running._Run(CONVERTERS.get("blip3o"), job, work, 1, lambda _: None)
-    work.mkdir()
+    work.folder.mkdir()
     shards = CONVERTERS.get("blip3o").shards(job)
     schema = CONVERTERS.get("blip3o").schema(job)
     run.begin(shards, schema)
-    convert_shard("blip3o", job, shards[0], schema, run.part(0))
-    run.part(0).with_suffix(".json").write_text('{"read": 4')
+    convert_shard("blip3o", job, shards[0], schema, work.part(0))
+    work.part(0).with_suffix(".json").write_text('{"read": 4')
     assert prepare(CONVERTERS.get("blip3o"), job).reused == 0
     assert out.read_bytes() == whole.out.read_bytes()
 
@@ -146,7 +147,7 @@ def test_paths_are_found_from_the_record_file(
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     src = many(tmp_path / "src", 1)
     out = tmp_path / "out.parquet"
-    with running._alone(tmp_path / "out.parquet.work", out), pytest.raises(UnmaskError) as error:
+    with alone(out), pytest.raises(UnmaskError) as error:
         prepare(CONVERTERS.get("blip3o"), job_of("blip3o", src, out))
     assert "another `unmask prepare` is writing it; wait for it, or stop it" in str(error.value)
 

@@ -46,12 +46,15 @@ def hostile_tar() -> bytes:
     return buffer.getvalue()
 
 
+def refusals(archive: Archive, target: Path) -> dict[str, int]:
+    return {reason: count.number for reason, count in unpack(archive, target).refused.items()}
+
+
 def test_a_hostile_tar(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "x.tar.gz"
     path.write_bytes(hostile_tar())
-    report = unpack(Archive((path,), "tar", "sub"), tmp_path / "target")
-    assert {reason: count.number for reason, count in report.refused.items()} == {
+    assert refusals(Archive((path,), "tar", "sub"), tmp_path / "target") == {
         "link": 3,
         "unsafe name": 3,
         "name given twice": 1,
@@ -81,8 +84,7 @@ def test_a_hostile_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "x.zip"
     path.write_bytes(hostile_zip())
-    report = unpack(Archive((path,), "zip", ""), tmp_path / "target")
-    assert {reason: count.number for reason, count in report.refused.items()} == {
+    assert refusals(Archive((path,), "zip", ""), tmp_path / "target") == {
         "link": 1,
         "unsafe name": 3,
         "neither picture nor JSON": 1,

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted((ROOT / "scripts" / "train").glob("*.sh"))
 SHELL = [*sorted((ROOT / "scripts").rglob("*.sh")), ROOT / ".ci" / "run"]
 SLURM = ROOT / "scripts" / "cluster" / "slurm.sh"
-OURS = ("NUM_GPUS", "NUM_NODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+OURS = ("NUM_GPUS", "NUM_NODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_ADDR", "RDZV_CONF")
 
 
 @pytest.fixture
@@ -89,6 +89,16 @@ def test_a_stage_on_a_node_of_many(script: Path, stubs: Path) -> None:
     words = said(script, stubs, **environment)
     flags = ("4", "8", "2", "10.0.0.1", "1234")
     assert words == [*launched(dict(zip(ALONE, flags, strict=True))), f"config/stage/{script.stem}.yaml"]
+
+
+def test_nodes_that_may_be_lost(stubs: Path) -> None:
+    environment = {"NUM_GPUS": "8", "NUM_NODES": "2:4", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}
+    words = said(STAGES[0], stubs, "steps=5", **environment)
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.0.0.1:1234", "--rdzv-id", "unmask", "--max-restarts", "100"]
+    command = ["-m", "unmask", "train", f"config/stage/{STAGES[0].stem}.yaml", "steps=5"]
+    assert words == ["--nnodes", "2:4", "--nproc-per-node", "8", *meet, *command]
+    words = said(STAGES[0], stubs, **environment, NODE_ADDR="10.0.0.7", RDZV_CONF="last_call_timeout=5")
+    assert words[-8:-4] == ["--local-addr", "10.0.0.7", "--rdzv-conf", "last_call_timeout=5"]
 
 
 def test_every_gpu_of_the_node_unless_said(stubs: Path) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import signal
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +11,7 @@ import torch
 from rich.console import Console
 
 from tests.faulty_proxy import faulty_proxy
-from tests.runs import losses, start, write_run
+from tests.runs import kill_and_resume, losses, write_run
 from tests.s3_server import find_rclone, serve_s3
 from unmask.errors import CheckpointError, ConfigError, DataError, FaultBudgetError, TrainingError, UnmaskError
 from unmask.model.weights import native
@@ -66,21 +64,8 @@ def test_kill_9_and_the_same_command_again_is_the_uninterrupted_run(stage_file: 
     """A real process, SIGKILL, the same command: the losses are bit for bit those of a run that was left alone."""
     expected = run(stage_file, tmp_path / "whole")
     out = tmp_path / "killed"
-    overrides = (f"out={out}", "loader.workers=1")
-    process = start(stage_file, *overrides)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (out / "metrics.jsonl").is_file() and len((out / "metrics.jsonl").read_text().splitlines()) >= kill_after:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    again = start(stage_file, *overrides)
-    output, errors = again.communicate(timeout=120)
-    assert again.returncode == 0, errors
+    output = kill_and_resume(stage_file, out, kill_after)
     assert losses(out) == expected
-    assert not list((out / "checkpoints").glob(".unfinished*"))
     if kill_after > 3:
         assert "resuming from" in output
 

@@ -17,6 +17,7 @@ from unmask.model import lora
 from unmask.model.weights import native
 from unmask.train.config import load_stage
 from unmask.train.engine import prepare, train
+from unmask.train.stages import origin_of
 
 QUIET = Console(quiet=True)
 LORA = "lora={rank: 2, alpha: 4, dropout: 0.1, targets: [q_proj, v_proj, ff_out]}"
@@ -91,15 +92,22 @@ def test_adapters_on_an_adapted_run(base: Path, tmp_path: Path) -> None:
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
-def test_converting_adapters_is_refused_in_words(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = adapt(base, tmp_path / "run", "steps=1")
+def test_converting_adapters_adds_them_to_their_base(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As loading does, through two runs of adapters, the second with a part that learned whole and running means."""
+    first = adapt(base, tmp_path / "first", "steps=2")
+    out = adapt(base, tmp_path / "run", "steps=3", "trainable=code_head", "ema={decay: 0.5}", init=first)
+    assert main(["convert", str(out), str(tmp_path / "plain"), "--merge-lora"]) == 0
+    assert main(["convert", str(out), str(tmp_path / "means"), "--merge-lora", "--ema"]) == 0
+    for name, ema in (("plain", False), ("means", True)):
+        one, other = load(tmp_path / name).model.state_dict(), load(out, ema=ema).model.state_dict()
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
+    assert origin_of(tmp_path / "plain") == "micro"
     capsys.readouterr()
-    assert main(["convert", str(out), str(tmp_path / "plain"), "--to", "lavida-o"]) == 1
-    assert (
-        "holds adapters alone, which are not converted yet; train a step with it as init=, without `lora`"
-        in capsys.readouterr().err
-    )
-    assert not (tmp_path / "plain").exists()
+    assert main(["convert", str(out), str(tmp_path / "none"), "--to", "lavida-o"]) == 1
+    assert "holds adapters alone; add --merge-lora, which adds them to the checkpoint that they adapt" in capsys.readouterr().err
+    assert main(["convert", str(base / "run"), str(tmp_path / "none"), "--merge-lora"]) == 1
+    assert "--merge-lora has nothing to merge: there are no adapters here; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_base_is_gone_or_another(base: Path, tmp_path: Path) -> None:

@@ -40,14 +40,46 @@ def test_one_gpu_is_too_small_and_the_plan_says_what_would_do() -> None:
 def test_checkpointing_is_the_first_thing_to_change() -> None:
     made = plan("s3-unified", Machine(gpus=64, nodes=8, recompute=False, memory=48))
     assert not made.fits
-    assert made.advice == ("to fit: compute every block again in the backward pass",)
+    assert made.advice == (
+        "to fit: compute.activation_checkpointing=blocks, which computes every block again in the backward pass",
+    )
 
 
 def test_whole_gradients_between_micro_batches_are_counted() -> None:
     local, sharded = (plan("s3-unified", Machine(gpus=32, accumulate=how)) for how in ("local", "sharded"))  # type: ignore[arg-type]
     assert local.memory.activations - sharded.memory.activations == pytest.approx(4 * 10_948_106_912 * 31 / 32)
     tight = plan("s3-unified", Machine(gpus=32, accumulate="local", memory=48))
-    assert not tight.fits and tight.advice == ("to fit: divide gradients after every micro-batch (accumulate: sharded)",)
+    assert not tight.fits and tight.advice == (
+        "to fit: parallel.accumulate=sharded, which divides gradients after every micro-batch",
+    )
+
+
+STAGES = [file.stem for file in sorted((ROOT / "config" / "stage").glob("s*.yaml"))]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_fits_eight_gpus_of_80_gib_as_its_file_says(name: str) -> None:
+    made = plan(name, Machine.of(load_stage(ROOT / "config" / "stage" / f"{name}.yaml"), gpus=8))
+    assert made.fits and made.memory.peak * 1.15 < 77 * (1 << 30), "closer than what the plan was found to be off"
+
+
+def test_a_stage_file_says_how_it_is_computed() -> None:
+    def machine(*overrides: str, gpus: int = 8, nodes: int = 1) -> Machine:
+        return Machine.of(load_stage(ROOT / "config" / "stage" / "s3-unified.yaml", overrides), gpus=gpus, nodes=nodes)
+
+    assert (machine().recompute, machine().accumulate, machine().precision) == (True, "sharded", "bf16")
+    other = machine("compute.activation_checkpointing=none", "parallel.accumulate=local", "parallel.precision=fp32", nodes=2)
+    assert (other.recompute, other.accumulate, other.precision, other.hybrid) == (False, "local", "fp32", True)
+    assert other.ranks == 8 and machine("parallel.spread=all", nodes=2).ranks == 16
+    assert machine(gpus=1).precision == "fp32" and not machine(gpus=1).gathers
+
+
+def test_running_means_and_chunks_of_the_loss_are_counted() -> None:
+    plain, with_means = plan("s3-unified", Machine(gpus=8)), plan("s3-unified", Machine(gpus=8), "ema={decay: 0.999}")
+    assert with_means.memory.peak - plain.memory.peak == with_means.memory.means == pytest.approx(4 * 10_948_106_912 / 8)
+    small = plan("s3-unified", Machine(gpus=8), "compute.logits_mb=1", "batch.per_device=16")
+    large = plan("s3-unified", Machine(gpus=8), "compute.logits_mb=100000", "batch.per_device=16")
+    assert large.memory.activations >= small.memory.activations
 
 
 def test_nothing_helps() -> None:

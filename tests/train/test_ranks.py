@@ -1,5 +1,6 @@
 """Several ranks are one process: the same batches, the same losses up to rounding, the same run after a kill, on any number of them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,27 @@ def test_ranks_are_one_process(
         assert any(len(set(slot)) == 2 for slot in slots), "every rank had the same kind of task all the time: this shows nothing"
 
 
+SWITCHES = ("corruption.complementary=true", "loss.weighting=inverse_t", "corruption.both_drop=0.2", "infill=0.8", "steps=2")
+
+
+def test_eight_samples_are_two_ranks_of_two_micro_batches_of_two(stage: Path, tmp_path: Path) -> None:
+    """With every switch of the objective: losses, gradients and all figures that tell losses apart."""
+    train_ranks(1, stage, *SWITCHES, "batch.per_device=8", f"out={tmp_path / 'one'}")
+    train_ranks(2, stage, *SWITCHES, "batch.per_device=2", f"out={tmp_path / 'two'}")
+    assert_same(tmp_path / "two", tmp_path / "one")
+    compared = 0
+    for one, two in zip(*(figures(tmp_path / name) for name in ("one", "two")), strict=True):
+        assert one == pytest.approx(two, rel=2e-5)
+        compared += len(one)
+    assert compared > 20
+
+
+def figures(run: Path) -> list[dict[str, float]]:
+    """Losses told apart, and rows, of every step."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name.startswith(("loss/", "rows/"))} for line in lines]
+
+
 def test_parts_that_learn_beside_frozen_ones_from_a_checkpoint(stage: Path, alone: list[Seen], tmp_path: Path) -> None:
     """Only pictures are learned: a rank without any has no target at all, and its share of the gen tower no gradient."""
     overrides = (f"init={stage.parent / 'alone'}", "trainable=[gen_tower, gen_io]", "text_loss=false", f"steps={STEPS}")
@@ -82,27 +104,53 @@ def test_a_damaged_checkpoint_that_one_rank_finds_stops_all(stage: Path, alone: 
         train_ranks(2, stage, f"init={tmp_path / 'step-00000004'}", f"out={tmp_path / 'run'}", seconds=60)
 
 
-@pytest.fixture(scope="module")
-def whole(stage: Path) -> list[Seen]:
-    """20 steps on 2 ranks, left alone."""
-    return train_ranks(2, stage, "steps=20", "checkpoint.every=7", "batch.per_device=2", f"out={stage.parent / 'whole'}")
+def train_20(world: int, stage: Path, out: Path, **options: int) -> list[Seen]:
+    return train_ranks(
+        world, stage, "steps=20", "checkpoint.every=7", "batch.per_device=2", "ema={decay: 0.9}", f"out={out}", **options
+    )
 
 
-@pytest.fixture(scope="module")
-def killed(stage: Path) -> Path:
+def train_until_killed(world: int, stage: Path, out: Path) -> Path:
     """The same, killed in the ninth step: 7 are saved."""
-    out = stage.parent / "killed"
     with pytest.raises(RankFailed, match="exit code -9"):
-        train_ranks(2, stage, "steps=20", "checkpoint.every=7", "batch.per_device=2", f"out={out}", die_at=9)
+        train_20(world, stage, out, die_at=9)
     assert [path.name for path in native.finished(out)] == ["step-00000007"]
     return out
 
 
+def means(run: Path) -> dict[str, torch.Tensor]:
+    return dict(load(run, ema=True).model.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def whole(stage: Path) -> list[Seen]:
+    """20 steps on 2 ranks, left alone, with running means."""
+    return train_20(2, stage, stage.parent / "whole")
+
+
+@pytest.fixture(scope="module")
+def killed(stage: Path) -> Path:
+    return train_until_killed(2, stage, stage.parent / "killed")
+
+
 def test_20_steps_are_7_and_a_kill_and_13_bit_for_bit(stage: Path, whole: list[Seen], killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "run")
-    seen = train_ranks(2, stage, "steps=20", "checkpoint.every=7", "batch.per_device=2", f"out={tmp_path / 'run'}")
-    assert losses(tmp_path / "run") == losses(stage.parent / "whole")
-    assert [rank.batches for rank in seen] == [rank.batches[7:] for rank in whole]
+    assert_goes_on_bit_for_bit(2, stage, whole, stage.parent / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("world", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_same_on_another_number_of_ranks(stage: Path, tmp_path: Path, world: int) -> None:
+    alone = train_20(world, stage, tmp_path / "whole")
+    assert_goes_on_bit_for_bit(world, stage, alone, tmp_path / "whole", train_until_killed(world, stage, tmp_path / "run"))
+
+
+def assert_goes_on_bit_for_bit(world: int, stage: Path, expected: list[Seen], whole: Path, killed: Path) -> None:
+    seen = train_20(world, stage, killed)
+    assert losses(killed) == losses(whole)
+    assert [rank.batches for rank in seen] == [rank.batches[7:] for rank in expected]
+    one, other, last = means(killed), means(whole), dict(load(whole).model.named_parameters())
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], last[name]) for name in one)
 
 
 @pytest.mark.parametrize("world", [1, pytest.param(4, marks=pytest.mark.slow)])
@@ -110,9 +158,11 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     stage: Path, whole: list[Seen], killed: Path, tmp_path: Path, world: int
 ) -> None:
     shutil.copytree(killed, tmp_path / "run")
-    seen = train_ranks(world, stage, "steps=20", "checkpoint.every=7", "batch.per_device=2", f"out={tmp_path / 'run'}")
+    seen = train_20(world, stage, tmp_path / "run")
     assert in_order(seen) == in_order(whole)[7:]
     assert_same(tmp_path / "run", stage.parent / "whole")
+    one, other = means(tmp_path / "run"), means(stage.parent / "whole")
+    assert all(torch.allclose(one[name], other[name], atol=2e-3) for name in one)
 
 
 def test_a_run_of_one_process_goes_on_with_two(stage: Path, whole: list[Seen], tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.ranks import ends, start_ranks, train_ranks
-from tests.runs import losses, write_run
+from tests.runs import losses, wait_for_steps, write_run
 from unmask.data.loader import LoadedStep
 from unmask.distributed.mesh import ALONE, Ranks
 from unmask.distributed.spawn import RankFailed, free_port
@@ -26,15 +25,6 @@ from unmask.train.unified_task import UnifiedTask
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("stopped"))
-
-
-def wait_for_steps(run: Path, count: int, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text().count("\n") >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{run} did not come to step {count}")
 
 
 def test_sigterm_on_one_rank_saves_and_ends_all(stage: Path, tmp_path: Path) -> None:

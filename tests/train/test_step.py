@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,13 @@ from tests.models import VISION, VQ, micro_model
 from unmask.data.batch import Batch
 from unmask.data.conversation import Located, MicroConditions, Turn, Undrawn
 from unmask.data.tokenize import Role, TokenSample
-from unmask.diffusion.corruption import CorruptionConfig
+from unmask.diffusion.corruption import CorruptionConfig, Noise
+from unmask.diffusion.losses import LossConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
-from unmask.train.step import Corrupted, Objective, accumulate, corrupt, losses
+from unmask.train.objective import NoiseRule, Objective
+from unmask.train.step import Corrupted, accumulate, corrupt, losses
+from unmask.train.tally import Ledger
 
 CPU = torch.device("cpu")
 CHAT = chat()
@@ -265,7 +269,7 @@ def test_edited_codes_weigh_more() -> None:
     samples[0] = replace(samples[0], edited_BPQ=mask)
     corrupted, each = run(samples, model=model)
     term = losses(model, corrupted).image
-    assert term is not None and corrupted.code_weights_M is not None
+    assert term is not None and corrupted.code_weights_M is not None and corrupted.text_weights_M is None
     expected, plain = 0.0, 0.0
     for number, sample in enumerate(samples):
         codes = corrupted.wanted.codes_M[(corrupted.wanted.codes_M // 64) == number] % 64
@@ -279,6 +283,130 @@ def test_edited_codes_weigh_more() -> None:
     assert float(term.total.detach()) == pytest.approx(expected, rel=1e-5) and abs(expected - plain) > 1e-3
     assert float(corrupted.code_weights_M.sum()) == pytest.approx(term.count, rel=1e-5)
     assert run([drawing(0)])[0].code_weights_M is None
+
+
+def test_complementary_masks() -> None:
+    """Every sample twice: each target is learned from once, what a copy sees is the other's targets, tiles are read once."""
+    asked = objective(replace(KEEP, complementary=True))
+    samples = mixed()
+    corrupted = corrupt(Batch.pack(samples), tokenizer(), asked, CPU)
+    batch, once = Batch.pack(samples), corrupt(Batch.pack(samples), tokenizer(), objective(), CPU)
+    codes = len(batch.pixels_BHW3) * 64
+    assert sorted((corrupted.wanted.codes_M % codes).tolist()) == list(range(codes))
+    answers = np.sort(batch.ids_T[batch.roles_T == Role.ANSWER])
+    assert np.array_equal(np.sort(corrupted.text_targets_M.numpy()), answers)
+    assert corrupted.text_count == len(answers) and corrupted.code_count == codes
+    assert once.inputs.sight is not None and corrupted.inputs.sight is not None
+    assert torch.equal(corrupted.inputs.sight.pixels_NSS3, once.inputs.sight.pixels_NSS3)
+    assert len(corrupted.inputs.sight.feature_F) == 2 * len(once.inputs.sight.feature_F)
+    ids = corrupted.inputs.text_ids_T.view(2, -1)
+    assert torch.equal(ids[0], once.inputs.text_ids_T)
+    hidden = ids == MASK
+    assert not (hidden[0] & hidden[1]).any() and int(hidden.sum()) == len(answers)
+
+
+def test_each_half_is_a_batch_of_its_own() -> None:
+    """The losses of the doubled batch are those of its halves, and their order is that of the samples."""
+    model, samples = micro_model(vision=VISION), [edit(1, edit_weighted=True), reading(2), edit(5, 2), drawing(0)]
+    asked = objective(CorruptionConfig(prompt_drop=0.5, reference_drop=0.5, complementary=True))
+    whole = losses(model, corrupt(Batch.pack(samples), tokenizer(), asked, CPU))
+    assert whole.text is not None and whole.image is not None
+    found: dict[str, list[Tensor]] = {"text": [], "image": []}
+    for flip in (False, True):
+        for sample in samples:
+            terms = losses(model, _half(sample, asked, flip))
+            for kind in found:
+                term = getattr(terms, kind)
+                found[kind] += [] if term is None else [term.each_M]
+    assert torch.allclose(whole.text.each_M, torch.cat(found["text"]), atol=1e-4)
+    assert torch.allclose(whole.image.each_M, torch.cat(found["image"]), atol=1e-4)
+
+
+def _half(sample: TokenSample, asked: Objective, flip: bool) -> Corrupted:
+    """One sample alone, with its mask or with the complement."""
+
+    class Flipped(NoiseRule):
+        def noise(self, *facts: Any) -> Noise:
+            noise = super().noise(*facts)
+            return noise.complement() if flip else noise
+
+    class Once(Objective):
+        @property
+        def noise_rule(self) -> NoiseRule:
+            return Flipped(self.corruption, self.text_loss, self.seed)
+
+    single = replace(asked.corruption, complementary=False)
+    return corrupt(Batch.pack([sample]), tokenizer(), Once(single, asked.compress, asked.text_loss, MASK, asked.seed), CPU)
+
+
+SWITCHES = {
+    "plain": {},
+    "1/t": {"loss": LossConfig(weighting="inverse_t")},
+    "complementary": {"corruption": CorruptionConfig(complementary=True)},
+    "all": {
+        "corruption": CorruptionConfig(complementary=True, edit_prompt_drop=0.5, both_drop=0.3, understanding_drop=0.5),
+        "loss": LossConfig(weighting="inverse_t"),
+        "edit_weight": 3.0,
+    },
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_no_division_changes_loss_or_gradients(switch: str) -> None:
+    asked = replace(objective(CorruptionConfig()), **SWITCHES[switch])  # type: ignore[arg-type]
+    model = micro_model(vision=VISION).train()
+    samples = [*mixed(), edit(12, edit_weighted=True)]
+    ledger = Ledger()
+    found = []
+    for size in (8, 4, 1):
+        model.zero_grad(set_to_none=True)
+        batches = [Batch.pack(samples[start : start + size]) for start in range(0, 8, size)]
+        step = accumulate(model, tokenizer(), batches, asked, CPU, None, ledger)
+        found.append((step, {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}))
+    whole, gradients = found[0]
+    for step, others in found[1:]:
+        assert step.num_targets == whole.num_targets and step.total == pytest.approx(whole.total, rel=1e-5)
+        assert step.figures == pytest.approx(whole.figures, rel=1e-5) and step.figures.keys() == whole.figures.keys()
+        for name, gradient in gradients.items():
+            assert float((others[name] - gradient).norm()) <= 2e-4 * float(gradient.norm()) + 1e-6, name
+
+
+def test_a_loss_divided_by_t() -> None:
+    """Against the formula, sample by sample: the sum over masked targets / chance, over all targets."""
+    samples = [drawing(0), talking(4, "some words to mask"), edit(1), talking(8, "and others")]
+    model, asked = micro_model(vision=VISION), replace(objective(), loss=LossConfig(weighting="inverse_t"))
+    batch = Batch.pack(samples)
+    _, each = run(samples, model=model)
+    expected, counts = {"text": 0.0, "image": 0.0}, {"text": 0, "image": 0}
+    for number, sample in enumerate(samples):
+        num_codes = 64 * len(sample.pictures)
+        noise = asked.noise_rule.noise(sample.draw, sample.roles_L, num_codes, sample.visible_text_rate)
+        masked = int(noise.text_mask_K.sum())
+        for kind, own, ratio, count in (
+            ("text", each[number][:masked], noise.text_ratio, len(noise.text_mask_K)),
+            ("image", each[number][masked:], noise.image_ratio, num_codes),
+        ):
+            if count:
+                expected[kind] += float(own.detach().sum()) / (ratio + (1 - ratio) ** count / count)
+                counts[kind] += count
+    step = accumulate(model, tokenizer(), [batch], asked, CPU)
+    assert step.text == pytest.approx(expected["text"] / counts["text"], rel=1e-5)
+    assert step.image == pytest.approx(expected["image"] / counts["image"], rel=1e-5)
+
+
+def test_published_means_are_of_micro_batches() -> None:
+    """Each counts the same, however many targets it has; one without text counts a text loss of 0."""
+    model, asked = micro_model(vision=VISION), replace(objective(), loss=LossConfig(mean="micro_batch"))
+    parts = [[drawing(0), edit(1)], [talking(4, "a longer answer than the other")]]
+    expected = {"text": 0.0, "image": 0.0}
+    for samples in parts:
+        terms = losses(model, corrupt(Batch.pack(samples), tokenizer(), asked, CPU))
+        for kind in expected:
+            term = getattr(terms, kind)
+            expected[kind] += 0.0 if term is None else float(term.mean.detach()) / 2
+    step = accumulate(model, tokenizer(), [Batch.pack(samples) for samples in parts], asked, CPU)
+    assert (step.text, step.image) == pytest.approx((expected["text"], expected["image"]), rel=1e-5)
+    assert step.total == pytest.approx(expected["text"] + expected["image"], rel=1e-5)
 
 
 def test_without_compression() -> None:

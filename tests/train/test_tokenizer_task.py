@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from tests.models import VQ
-from tests.runs import losses, start, write_run
+from tests.runs import kill_and_resume, losses, write_run
 from tests.train.test_codes import write_network
 from unmask.cli.main import main
 from unmask.config import load
@@ -99,19 +97,7 @@ def test_kill_9_and_the_same_command_again_is_the_uninterrupted_run(stage_file: 
     """Before and after the codes are placed (step 5): losses, weights and code book are bit for bit those of a run left alone."""
     expected = run(stage_file, tmp_path / "whole")
     out = tmp_path / "killed"
-    overrides = (f"out={out}", "loader.workers=1")
-    process = start(stage_file, *overrides)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (out / "metrics.jsonl").is_file() and len((out / "metrics.jsonl").read_text().splitlines()) >= kill_after:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    again = start(stage_file, *overrides)
-    output, errors = again.communicate(timeout=120)
-    assert again.returncode == 0, errors
+    output = kill_and_resume(stage_file, out, kill_after)
     assert losses(out) == expected
     if kill_after > 3:
         assert "resuming from" in output

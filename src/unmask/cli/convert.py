@@ -5,6 +5,8 @@
   unmask convert lavida-llada-v1.0-instruct weights/start --stage1 --vq LaViDa-O-v1.0 --dtype bf16
   unmask convert runs/s2-256 release/ours --licence MIT               a run's newest checkpoint -> a folder to give away
   unmask convert runs/s2-256 release/theirs --to lavida-o             ours -> published names, for published tools
+  unmask convert runs/s2-256 weights/smooth --ema                     the running means of what it learned (`ema` in the stage file)
+  unmask convert runs/adapted release/merged --merge-lora             adapters added to the checkpoint that they adapt
 
 A converted folder holds weights, sizes, tokenizer, image tokenizer and a model card; start from it or draw with it:
 
@@ -21,8 +23,10 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
+
+from unmask.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="PATTERN", help="tensors of SRC that may be left out: 'model.x.*'"
     )
+    parser.add_argument("--ema", action="store_true", help="of a run: the running means of its weights, not the last ones")
+    parser.add_argument("--merge-lora", action="store_true", help="of a run with adapters: a plain model with them added")
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it is a folder that this command made")
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Convert and report."""
     from unmask.errors import ConfigError  # noqa: PLC0415
+    from unmask.infer import presets  # noqa: PLC0415
     from unmask.model.weights import convert as conversion  # noqa: PLC0415  (`--help` stays quick)
     from unmask.model.weights.source import Hints  # noqa: PLC0415
     from unmask.train.config import load_model_config  # noqa: PLC0415
@@ -80,6 +87,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
             vq=options.vq,
             tokenizer=options.tokenizer,
             ignore=tuple(options.ignore),
+            ema=options.ema,
+            merge_lora=options.merge_lora,
         ),
         dtype=options.dtype,
         image_size=options.image_size,
@@ -87,9 +96,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
         shard_bytes=int(options.shard_size * 1e9),
         licence=_licence(options, console),
         overwrite=options.overwrite,
+        beside=lambda picture: presets.as_file(presets.of_published(picture)),
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(console, TimeElapsedColumn()) as bar:
         task = bar.add_task("files of weights", total=None)
         report = conversion.convert(
             options.source, options.target, wanted, lambda done, total: bar.update(task, completed=done, total=total)

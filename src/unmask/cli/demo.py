@@ -1,10 +1,12 @@
-"""The whole story in minutes, on a processor: draw scenes by program, train the tiny model on them, draw captions it never saw, report.
+"""The whole story on a processor: draw scenes by program, train the tiny model in four stages on them, examine it about scenes it never saw, report.
 
-  unmask demo                          about ten minutes on two cores; writes demo-out/report.html
-  unmask demo --quick --out /tmp/x     a minute: too short to draw well, long enough to see everything run
+  unmask demo                          under 25 minutes on two cores; writes demo-out/report.html
+  unmask demo --quick --out /tmp/x     three minutes: too short to learn much, long enough to see everything run
+  unmask demo --times 2                train twice as long
 
-The scenes become PNG files with a parquet and a csv of rows and a data YAML; the training is `unmask train config/stage/s2-256.yaml` with
-model=tiny, as a user would type it. The commands are printed and stand in the report.
+The scenes become PNG files with record files and a data YAML for each stage. The stages are `unmask train config/stage/STAGE.yaml model=tiny ...`,
+as a user would type it: s1-gnd (reading: boxes, questions, captions), s2-256 (drawing at 64 px), s2-1024 (drawing at 128 px, compressed) and
+s3-unified (everything, edits too). The commands are printed and stand in the report.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from rich.console import Console
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write and how long to train."""
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything (default demo-out)")
-    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--times", type=float, default=1.0, help="how long to train, as a multiple of the usual steps")
     parser.add_argument("--quick", action="store_true", help="few scenes, few steps")
 
 
@@ -25,4 +27,4 @@ def run(options: argparse.Namespace, console: Console) -> None:
     from unmask.demo.story import Plan, tell  # noqa: PLC0415  (`--help` stays quick)
 
     plan = Plan.quick() if options.quick else Plan()
-    tell(options.out, plan if options.steps is None else plan.with_steps(options.steps), console)
+    tell(options.out, plan.times(options.times), console)

@@ -23,13 +23,19 @@ COMMANDS = {
     "plan": "what a stage takes: memory of each GPU, tokens, time",
     "convert": "import published weights, build the starting point of stage 1, export",
     "parity": "compare with the numbers of the system that weights come from",
+    "understand": "ask about pictures",
+    "ground": "find things in pictures",
     "generate": "draw pictures from captions",
+    "edit": "change pictures as told",
+    "bench-decode": "how fast a model draws and answers here, by settings, and what that changes",
 }
 
 _AGAIN = {
     "train": "goes on from the last checkpoint",
     "demo": "goes on from the last checkpoint",
     "prepare": "goes on with the first unfinished part",
+    "understand": "goes on with the requests that are left",
+    "ground": "goes on with the requests that are left",
 }
 """What a command that was stopped does when it is given again."""
 
@@ -44,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"unmask {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        module = importlib.import_module(f"unmask.cli.{name}")
+        module = importlib.import_module(f"unmask.cli.{name.replace('-', '_')}")
         sub = commands.add_parser(
             name, help=text, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -54,9 +60,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; `a.b=c` may stand anywhere after the file, also behind flags."""
+    """Read the command line; `a.b=c`, and what a command takes many of (`more`), may stand anywhere after the file, also behind flags."""
     top = parser()
     options, rest = top.parse_known_args(arguments)
+    if getattr(options, "more", None):
+        setattr(options, options.more, [*getattr(options, options.more), *(word for word in rest if not word.startswith("-"))])
+        rest = [word for word in rest if word.startswith("-")]
     strangers = [word for word in rest if word.startswith("-") or "=" not in word]
     if strangers or (rest and not hasattr(options, "overrides")):
         top.error(f"unrecognized arguments: {' '.join(strangers or rest)}")

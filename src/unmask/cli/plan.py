@@ -3,9 +3,11 @@
   unmask plan config/stage/s2-256.yaml --gpus 8
   unmask plan config/stage/s3-unified.yaml --gpus 8 --nodes 8 --gpu-memory 80 batch.per_device=1
   unmask plan config/stage/s1-gnd.yaml --gpus 8 --tflops 989 --utilisation 0.4 --json
-  unmask plan config/stage/s2-256.yaml model=tiny image.size=64 --gpus 1 --precision fp32
+  unmask plan config/stage/s1-gnd.yaml --gpus 8 compute.activation_checkpointing=none parallel.accumulate=local
+  unmask plan config/stage/s2-256.yaml model=tiny image.size=64 --gpus 1
 
-Parameters, gradients and optimizer are divided among all GPUs (FSDP), with --hybrid among those of a node. Lengths come from the kinds of
+How it is computed stands in the stage file: `compute` (activation checkpointing, chunks of the loss), `parallel` (precision, what is divided
+among which GPUs, gradients between micro-batches), `batch`, `trainable`, `lora`, `ema`. Lengths come from the kinds of
 samples in the data file, which must be there; its record files need not. What is counted and how stands in src/unmask/train/costs.py; what
 was measured in benchmarks/results. Days need --utilisation, the share of the GPUs' peak that training reaches: 0.35 is what torchtitan reports
 for a dense 8B model on 8 H100.
@@ -23,7 +25,6 @@ from rich.text import Text
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unmask.train.costs import Machine
     from unmask.train.plan import Plan
 
 TEXT_TOKENS = 128
@@ -41,13 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tflops", type=float, default=312.0, help="bf16 peak of each GPU (default 312, an A100; an H100 has 989)"
     )
     parser.add_argument("--utilisation", type=float, default=0.35, metavar="SHARE", help="of that peak (default 0.35)")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of activations (default bf16)")
-    parser.add_argument("--activation-checkpointing", choices=("on", "off"), default="on", help="keep the inputs of blocks alone")
-    accumulate = "whole gradients between micro-batches, or divided ones (default)"
-    parser.add_argument("--accumulate", choices=("local", "sharded"), default="sharded", help=accumulate)
-    parser.add_argument(
-        "--hybrid", action="store_true", help="divide parameters within a node and repeat them on every node (HSDP)"
-    )
     text = f"text of a sample beside its pictures (default {TEXT_TOKENS})"
     parser.add_argument("--text-tokens", type=int, default=TEXT_TOKENS, metavar="N", help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
@@ -55,15 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Count, and say."""
-    machine = machine_of(options)
+    check(options)
     from unmask.data.spec import load_mixture  # noqa: PLC0415  (`--help` stays quick)
     from unmask.train.config import load_model_config, load_stage, tiling  # noqa: PLC0415
-    from unmask.train.costs import what_a_stage_learns  # noqa: PLC0415
+    from unmask.train.costs import Machine, what_a_stage_learns  # noqa: PLC0415
     from unmask.train.plan import make_plan  # noqa: PLC0415
     from unmask.train.workload import kinds  # noqa: PLC0415
 
     stage = load_stage(options.stage, options.overrides)
     config = load_model_config(stage.model)
+    machine = Machine.of(
+        stage,
+        gpus=options.gpus,
+        nodes=options.nodes,
+        memory=options.gpu_memory,
+        tflops=options.tflops,
+        utilisation=options.utilisation,
+    )
     found = kinds(load_mixture(stage.data), tiling(config), options.text_tokens)
     plan = make_plan(stage, config, what_a_stage_learns(stage, config), found, machine)
     if options.json:
@@ -72,11 +74,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
         print_plan(plan, stage.steps, console)
 
 
-def machine_of(options: argparse.Namespace) -> "Machine":
-    """The machine of a command line.
+def check(options: argparse.Namespace) -> None:
+    """Refuse numbers that make no sense.
 
     Raises:
-        ConfigError: a number that makes no sense.
+        ConfigError: there is one.
     """
     for name, least in (("gpus", 1), ("nodes", 1), ("text_tokens", 1)):
         if getattr(options, name) < least:
@@ -86,19 +88,6 @@ def machine_of(options: argparse.Namespace) -> "Machine":
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, not {getattr(options, name):g}")
     if options.utilisation > 1:
         raise ConfigError(f"--utilisation {options.utilisation:g} is more than all", fix="give a share, such as 0.35")
-    from unmask.train.costs import Machine  # noqa: PLC0415
-
-    return Machine(
-        gpus=options.gpus * options.nodes,
-        nodes=options.nodes,
-        memory=options.gpu_memory,
-        tflops=options.tflops,
-        utilisation=options.utilisation,
-        precision=options.precision,
-        recompute=options.activation_checkpointing == "on",
-        accumulate=options.accumulate,
-        hybrid=options.hybrid,
-    )
 
 
 def print_plan(plan: "Plan", steps: int, console: Console) -> None:
@@ -126,6 +115,7 @@ def print_plan(plan: "Plan", steps: int, console: Console) -> None:
     rows = {
         f"parameters, divided by {machine.ranks}, and the image tokenizer": memory.parameters,
         f"optimizer, divided by {machine.ranks}": memory.optimizer,
+        f"running means (ema), divided by {machine.ranks}": memory.means,
         f"gradients, divided by {machine.ranks}": memory.gradients,
         "weights gathered for computing": memory.gathered,
         f"activations ({machine.precision}, {mode}) and gradients by then": memory.activations,

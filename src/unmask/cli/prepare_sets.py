@@ -5,18 +5,17 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from unmask.errors import ConfigError, DataError
+from unmask.cli.prepare_bar import Bar, report_table
+from unmask.cli.prepare_passes import add_passes, pair
+from unmask.errors import DataError
 from unmask.prepare.converter import Converter, Job, readable
 from unmask.prepare.entry import entry_text
-from unmask.prepare.report import Report, dumps
-from unmask.prepare.run import Progress as Step
+from unmask.prepare.report import dumps
 from unmask.prepare.run import prepare, report_path
 from unmask.prepare.sets import CONVERTERS
 
@@ -28,6 +27,7 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
     sets = parser.add_subparsers(dest="set", required=True, metavar="NAME")
     listing = sets.add_parser("list", help="every set: licence, size, rows, what it is for, how to get it")
     listing.add_argument("--json", action="store_true", help="for programs")
+    add_passes(sets)
     for name in CONVERTERS:
         converter = CONVERTERS.get(name)
         sub = sets.add_parser(
@@ -113,9 +113,12 @@ def _description(converter: Converter) -> str:
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """List, print an entry, or convert."""
+    """List, do a pass over a record file, print an entry, or convert."""
     if options.set == "list":
         _list(options.json, console)
+        return
+    if "make" in options:
+        options.make(options, console)
         return
     converter: Converter = options.converter
     if options.print_entry:
@@ -132,7 +135,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         guessed = ", ".join(f"{ours}={theirs}" for ours, theirs in guess.items())
         console.print(f"columns: {guessed}   (--map OURS=THEIRS changes this)", markup=False, soft_wrap=True)
     start = time.monotonic()
-    with _Bar(console) as bar:
+    with Bar(console) as bar:
         outcome = prepare(converter, job, options.workers, bar)
     if options.json:
         console.print(dumps(outcome.report.as_json()), end="", markup=False, soft_wrap=True)
@@ -141,7 +144,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     console.print(
         f"{options.out}: {outcome.report.kept:,} of {outcome.report.read:,} rows in {seconds:.1f} s", markup=False, soft_wrap=True
     )
-    console.print(_table(outcome.report))
+    console.print(report_table(outcome.report))
     console.print(f"report: {outcome.report_file}\nentry of a data file, also with --print-entry:", markup=False, soft_wrap=True)
     console.print(outcome.entry, end="", markup=False, soft_wrap=True)
 
@@ -159,16 +162,9 @@ def _job(options: argparse.Namespace, converter: Converter) -> Job:
         exclude=tuple(options.exclude),
         refcoco=options.refcoco,
         keep_evaluation=options.keep_evaluation_pictures,
-        mapping=tuple(_pair(each) for each in getattr(options, "map", [])),
+        mapping=tuple(pair(each, "--map", "s3_path=url") for each in getattr(options, "map", [])),
         options=converter.all_options(own),
     )
-
-
-def _pair(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not (ours and equals and theirs):
-        raise ConfigError(f"--map '{text}' is not OURS=THEIRS", fix="for example --map s3_path=url")
-    return ours, theirs
 
 
 def _entry(options: argparse.Namespace, converter: Converter) -> str:
@@ -202,39 +198,3 @@ def _list(as_json: bool, console: Console) -> None:
         address = " ".join(found.removeprefix("https://") for found in _ADDRESS.findall(row["get"])[:1])
         table.add_row(*(Text(row[field]) for field in ("name", "rows", "size", "licence", "purpose")), Text(address))
     console.print(table)
-
-
-def _table(report: Report) -> Table:
-    table = Table("", Column("count", justify="right"), Column("first example", overflow="fold"))
-    for what, number, first in report.lines():
-        table.add_row(Text(what), f"{number:,}", Text(first))
-    return table
-
-
-class _Bar:
-    """A progress bar where there is a terminal, silence where there is none."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f}/s"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("looking", total=None, rows=0, speed=0.0)
-        self._start = time.monotonic()
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-
-    def __call__(self, step: Step) -> None:
-        speed = step.rows / max(1e-3, time.monotonic() - self._start)
-        self._progress.update(
-            self._task, description=Path(step.doing).name[:40], completed=step.done, total=step.total, rows=step.rows, speed=speed
-        )

@@ -121,7 +121,7 @@ def side_by_side(walk: "Walk") -> list["Image.Image"]:
 
 
 def _print_boxes(walk: "Walk", console: Console) -> None:
-    from unmask.cli.boxes import draw_boxes  # noqa: PLC0415  (`--help` and `check` stay quick)
+    from unmask.data.boxes import draw_boxes  # noqa: PLC0415  (`--help` and `check` stay quick)
 
     for seen in walk.seen:
         if seen.image is None or not seen.boxes:
@@ -137,7 +137,7 @@ def _write_png(walk: "Walk", path: Path, console: Console) -> None:
     """The pictures of a row in one file, one below the other."""
     from PIL import Image  # noqa: PLC0415  (`--help` and `check` stay quick)
 
-    from unmask.cli.boxes import draw_boxes  # noqa: PLC0415
+    from unmask.data.boxes import draw_boxes  # noqa: PLC0415
 
     pictures = [draw_boxes(seen.image, seen.boxes) for seen in walk.seen if seen.image is not None and seen.boxes]
     pictures += side_by_side(walk)

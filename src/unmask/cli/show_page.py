@@ -7,14 +7,16 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from unmask.cli.boxes import COLOURS, draw_boxes
 from unmask.cli.show import TEXT_ROLES
-from unmask.cli.show_walk import Corridor, Seen, Settings, Walk, masked_tokens
-from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
+from unmask.cli.show_walk import Corridor, Seen, Settings, Walk
+from unmask.data.boxes import COLOURS, draw_boxes
+from unmask.data.conversation import Conversation, ImageSlot, Infill, Located, MicroConditions, Turn, Undrawn
 from unmask.data.tokenize import ChatTokenizer, Role, TokenSample
 from unmask.page import picture, write_page
+from unmask.train.objective import masked_tokens
 
 MEANINGS = {
     "PROMPT": "prompt: seen, never learned",
@@ -171,7 +173,7 @@ def _turn(turn: Turn) -> str:
             html += '<span class="chip facts">facts about the crop</span>'
         elif isinstance(part, Undrawn):
             html += '<span class="chip">&lt;image_gen_fake&gt;</span>'
-        else:
+        elif not isinstance(part, Infill):
             html += _with_boxes(part.text if isinstance(part, Located) else part)
     return html.strip()
 
@@ -237,7 +239,7 @@ def _bounded(image: Image.Image, side: int = 512) -> Image.Image:
 def _tokens(walk: Walk, chat: ChatTokenizer) -> str:
     sample, noise = walk.sample, walk.noise
     assert sample is not None and noise is not None
-    masked_L = masked_tokens(sample, noise)
+    masked_L = np.logical_or(*masked_tokens(sample.roles_L, noise))
     html = []
     for role, run in groupby(range(len(sample)), key=lambda at: Role(int(sample.roles_L[at]))):
         places = list(run)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unmask.cli.boxes import Box, boxes_of
 from unmask.data import images
+from unmask.data.boxes import Box, boxes_of
 from unmask.data.conversation import Conversation
 from unmask.data.encode import EncodingConfig
 from unmask.data.order import Draw, MixingMode
@@ -18,13 +18,13 @@ from unmask.data.probe import Pictures
 from unmask.data.records import Dataset, Mixture, Record
 from unmask.data.sample import Fault, SampleBuilder
 from unmask.data.tiles import PUBLISHED
-from unmask.data.tokenize import Role, TokenSample
-from unmask.diffusion.corruption import CorruptionConfig, Noise, draw_noise
+from unmask.data.tokenize import TokenSample
+from unmask.diffusion.corruption import CorruptionConfig, Noise
 from unmask.errors import ConfigError, DataError, ImageError, RowError, StorageError, UnmaskError, did_you_mean
 from unmask.model.config import ModelConfig
-from unmask.randomness import keyed_generator
 from unmask.storage.hub import locate
 from unmask.train.config import StageConfig, load_model_config, load_stage, tiling
+from unmask.train.objective import NoiseRule
 
 GREY = 190
 _DRAW = re.compile(r"(?P<group>.+)#(?P<number>\d{1,18})", re.DOTALL)
@@ -48,6 +48,11 @@ class Settings:
     text_loss: bool
     seed: int
     mode: MixingMode
+
+    @property
+    def noise_rule(self) -> NoiseRule:
+        """How training would draw the noise."""
+        return NoiseRule(self.corruption, self.text_loss, self.seed)
 
     @property
     def codes_side(self) -> int:
@@ -90,6 +95,8 @@ def _encoding(tokenizer: Path, size: int, picture_tokens: int, model: ModelConfi
         condition_drop=stage.image.condition_drop,
         published_strings=stage.image.published_strings,
         image_mode=stage.image.decode,
+        eos_tokens=stage.eos_targets if stage.text_loss else 0,
+        infill=stage.infill if stage.text_loss else 0.0,
     )
 
 
@@ -186,26 +193,13 @@ class Corridor:
     def _masked(self, walk: Walk, sample: TokenSample) -> Walk:
         """Draw the noise of the sample exactly as training does."""
         side, factor = self.settings.codes_side, self.settings.model.image_tokenizer.factor
-        num_text = int((sample.roles_L == Role.ANSWER).sum()) if self.settings.text_loss else 0
-        rng = keyed_generator(self.settings.seed, sample.draw, "noise")
-        noise = draw_noise(num_text, len(sample.pictures) * side * side, self.settings.corruption, rng, sample.visible_text_rate)
+        num_codes = len(sample.pictures) * side * side
+        noise = self.settings.noise_rule.noise(sample.draw, sample.roles_L, num_codes, sample.visible_text_rate)
         masks = noise.code_mask_C.reshape(-1, side, side).repeat(factor, 1).repeat(factor, 2)
         masked = tuple(
             np.where(mask[..., None], GREY, pixels).astype(np.uint8) for mask, pixels in zip(masks, sample.pictures, strict=True)
         )
         return Walk(walk.dataset, walk.record, walk.draw, walk.conversation, walk.seen, sample, noise, masked, walk.replaced)
-
-
-def masked_tokens(sample: TokenSample, noise: Noise) -> np.ndarray:
-    """Which tokens of a sample are masked, codes of pictures to draw aside [L]."""
-    masked_L = np.zeros(len(sample), dtype=bool)
-    if len(noise.text_mask_K):
-        masked_L[np.flatnonzero(sample.roles_L == Role.ANSWER)[noise.text_mask_K]] = True
-    if noise.prompt_dropped:
-        masked_L[(sample.roles_L == Role.PROMPT) | (sample.roles_L == Role.FEATURE)] = True
-    if noise.references_dropped:
-        masked_L[sample.roles_L == Role.REFERENCE] = True
-    return masked_L
 
 
 def chosen_draw(mixture: Mixture, text: str) -> Draw:

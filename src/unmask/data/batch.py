@@ -43,6 +43,7 @@ class Batch:
         references_S: references of each sample.
         visible_text_S: probability that no text of a sample's answer is masked.
         edited_BPQ: uint8, 1 at codes that an edit changes; empty where no sample of the batch weighs its codes.
+        tasks: what each sample asks for.
     """
 
     ids_T: np.ndarray
@@ -60,6 +61,7 @@ class Batch:
     references_S: np.ndarray = field(default_factory=_no_numbers)
     visible_text_S: np.ndarray = field(default_factory=_no_numbers)
     edited_BPQ: np.ndarray = field(default_factory=_no_codes)
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def pack(cls, samples: Sequence[TokenSample], stack: "Callable[[Sequence[np.ndarray]], np.ndarray] | None" = None) -> "Batch":
@@ -88,6 +90,7 @@ class Batch:
             np.array([len(sample.references) for sample in samples]),
             np.array([sample.visible_text_rate for sample in samples]),
             _edited(samples),
+            tuple(sample.task for sample in samples),
         )
 
     def __len__(self) -> int:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 SlotKind = Literal["image", "image_gen_enc", "image_gen"]
 Speaker = Literal["human", "gpt"]
 Fit = Literal["crop", "pad"]
+TASKS = ("text", "understanding", "grounding", "text_to_image", "editing", "planning")
+"""What a conversation may ask for (`Conversation.task`)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,14 @@ class Located:
     text: str
 
 
-Part = str | ImageSlot | MicroConditions | Undrawn | Located
+@dataclass(frozen=True)
+class Infill:
+    """A mark at which text may be put in, with `fills` fill tokens before it (`infill.py`)."""
+
+    fills: int
+
+
+Part = str | ImageSlot | MicroConditions | Undrawn | Located | Infill
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,21 @@ class Conversation:
     visible_text_rate: float = 0.0
     edit_weighted: bool = False
     tells_pixel_diff: bool | None = None
+
+    @property
+    def task(self) -> str:
+        """Which of `TASKS` it asks for, by what the answer holds: a picture, from words, references or a plan; boxes; words, about pictures."""
+        said = [part for turn in self.turns if turn.speaker == "gpt" for part in turn.parts]
+        located = any(isinstance(part, Located) for part in said)
+        if any(isinstance(part, Undrawn) for part in said):
+            return "planning"
+        if next(self.images("image_gen"), None) is not None:
+            if located:
+                return "planning"
+            return "text_to_image" if next(self.images("image_gen_enc"), None) is None else "editing"
+        if located:
+            return "grounding"
+        return "text" if next(self.images(), None) is None else "understanding"
 
     def images(self, kind: SlotKind | None = None) -> Iterator[ImageSlot]:
         """The picture slots in the order of their places in the text."""
@@ -126,6 +150,8 @@ def _llava_text(turn: Turn, markers: bool) -> str:
             words.append("<image_gen_fake>")
         elif isinstance(part, Located):
             words.append(part.text)
+        elif isinstance(part, Infill):
+            words.append("")
         else:
             words.append(part)
     text = "".join(words)

@@ -9,10 +9,11 @@ import numpy as np
 from unmask.data import images
 from unmask.data.conversation import Conversation, Fit, MicroConditions, SlotKind, Turn
 from unmask.data.edits import edited_codes, pixel_difference
+from unmask.data.infill import mark
 from unmask.data.order import Draw
 from unmask.data.records import Mixture, Source
 from unmask.data.tiles import Layout, TilingConfig, anyres, cut_tiles, single
-from unmask.data.tokenize import ChatTokenizer, TokenSample, load_tokenizer
+from unmask.data.tokenize import ChatTokenizer, Role, TokenSample, load_tokenizer
 from unmask.errors import ConfigError, RowError
 
 
@@ -31,6 +32,8 @@ class EncodingConfig:
         vision: the tiles of a picture to read; None for a model that reads none.
         code_pixels: side of one image code in pixels.
         published_strings: whether samples are written as the published checkpoint knows them (`data/published_strings.py`).
+        eos_tokens: the most end-of-text tokens that follow an answer in words, as targets; half of the samples have none.
+        infill: share of the answers in words that are marked for filling in (`infill.py`).
     """
 
     tokenizer: Path | None
@@ -42,6 +45,8 @@ class EncodingConfig:
     vision: TilingConfig | None = None
     code_pixels: int = 16
     published_strings: bool = False
+    eos_tokens: int = 0
+    infill: float = 0.0
 
 
 def read_tiles(
@@ -93,9 +98,13 @@ class Encoder:
         references = tuple(self._padded(picture) for picture in pictures["image_gen_enc"])
         layouts, tiles = self._tiles(pictures["image"])
         turns, edited_BPQ = self._edit(conversation, [crop.pixels_HW3 for crop in drawn], references)
+        if not drawn:
+            turns = mark(turns, self.config.infill, mixture.generator(draw, "infill"))
         ids, roles = self.chat.encode(
             turns, conditions, self.config.picture_tokens, self.config.max_length, [layout.num_tokens for layout in layouts]
         )
+        if not drawn and turns[-1].speaker == "gpt":
+            ids, roles = self._ended(ids, roles, mixture.generator(draw, "eos"))
         return TokenSample(
             ids,
             roles,
@@ -107,7 +116,15 @@ class Encoder:
             references,
             conversation.visible_text_rate,
             edited_BPQ,
+            conversation.task,
         )
+
+    def _ended(self, ids_L: np.ndarray, roles_L: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """An answer in words with end-of-text tokens behind it, as many as `max_length` leaves room for."""
+        wanted = int(rng.integers(1, self.config.eos_tokens + 1)) if self.config.eos_tokens and rng.random() < 0.5 else 0
+        count = min(wanted, self.config.max_length - len(ids_L))
+        more_ids = np.full(count, self.chat.vocab.eos, dtype=ids_L.dtype)
+        return np.concatenate([ids_L, more_ids]), np.concatenate([roles_L, np.full(count, Role.ANSWER, dtype=roles_L.dtype)])
 
     def _decode(self, conversation: Conversation, blobs: Sequence[bytes], source: Source) -> dict[SlotKind, list[images.Decoded]]:
         """The pictures by kind, in order. One that stands in several slots is decoded once, as large as the largest use needs."""

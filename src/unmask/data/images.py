@@ -94,17 +94,7 @@ class Cropped:
 
     @cached_property
     def _moments(self) -> tuple[float, float]:
-        """Mean and standard deviation of the luminance, piece by piece so that the work stays in the processor's cache."""
-        pixels_N3 = self.pixels_HW3.reshape(-1, 3)
-        some_N3 = pixels_N3[:: max(1, len(pixels_N3) // 256)]
-        shift = np.float32(some_N3.mean(axis=0) @ LUMINANCE)  # near the mean: squares of what is left stay exact
-        total = squares = 0.0
-        for start in range(0, len(pixels_N3), _PIECE):
-            above_N = pixels_N3[start : start + _PIECE].astype(np.float32) @ LUMINANCE - shift
-            total += float(above_N.sum())
-            squares += float(above_N @ above_N)
-        mean = total / len(pixels_N3)
-        return (float(shift) + mean) / 255, math.sqrt(max(0.0, squares / len(pixels_N3) - mean * mean)) / 255
+        return light(self.pixels_HW3)
 
     def luminance(self) -> float:
         """The mean of 0.2126 R + 0.7152 G + 0.0722 B, in [0, 1]."""
@@ -113,6 +103,26 @@ class Cropped:
     def contrast(self) -> float:
         """The standard deviation of the same."""
         return self._moments[1]
+
+
+def light(pixels_HW3: np.ndarray) -> tuple[float, float]:
+    """Luminance and contrast: mean and standard deviation of 0.2126 R + 0.7152 G + 0.0722 B, in [0, 1].
+
+    Computed piece by piece, so that the work stays in the processor's cache.
+
+    Args:
+        pixels_HW3: uint8.
+    """
+    pixels_N3 = pixels_HW3.reshape(-1, 3)
+    some_N3 = pixels_N3[:: max(1, len(pixels_N3) // 256)]
+    shift = np.float32(some_N3.mean(axis=0) @ LUMINANCE)  # near the mean: squares of what is left stay exact
+    total = squares = 0.0
+    for start in range(0, len(pixels_N3), _PIECE):
+        above_N = pixels_N3[start : start + _PIECE].astype(np.float32) @ LUMINANCE - shift
+        total += float(above_N.sum())
+        squares += float(above_N @ above_N)
+    mean = total / len(pixels_N3)
+    return (float(shift) + mean) / 255, math.sqrt(max(0.0, squares / len(pixels_N3) - mean * mean)) / 255
 
 
 def decode(

@@ -345,7 +345,7 @@ class FaultBudget:
             FaultBudgetError: a table of reasons with the first examples.
         """
         for source in sources:
-            self._of(source.rsplit("/", 2)[0]).append(None)  # dataset/file/row; the data set's name may hold slashes
+            self._of(dataset_of(source)).append(None)
         for fault in faults:
             self.counts[fault.dataset, fault.reason] += 1
             self._of(fault.dataset).append(fault)
@@ -359,6 +359,11 @@ class FaultBudget:
 
     def _of(self, dataset: str) -> "deque[Fault | None]":
         return self._recent.setdefault(dataset, deque(maxlen=self.window))
+
+
+def dataset_of(source: str) -> str:
+    """The data set in `dataset/file/row`; its name may hold slashes."""
+    return source.rsplit("/", 2)[0]
 
 
 def _table(faults: Sequence[Fault]) -> str:

@@ -31,17 +31,22 @@ class TilingConfig:
     Attributes:
         tile: side of a tile in pixels (S).
         pooled: features along one side of a tile.
-        pinpoints: the canvases, width and height in tiles.
+        pinpoints: the canvases, width and height in tiles; without any, every picture is padded to one tile.
     """
 
     tile: int
     pooled: int
     pinpoints: tuple[tuple[int, int], ...] = PINPOINTS
 
+    @classmethod
+    def of(cls, tile: int, pooled: int, pinpoints: tuple[tuple[int, int], ...] | None) -> "TilingConfig":
+        """As a model says it; without a word about canvases, the published ones."""
+        return cls(tile=tile, pooled=pooled, pinpoints=PINPOINTS if pinpoints is None else pinpoints)
+
     @property
     def shortest_side(self) -> int:
         """The shortest side in pixels that any picture may need before it is cut: what a decoder must keep."""
-        return self.tile * max(min(canvas) for canvas in self.pinpoints)
+        return self.tile * max((min(canvas) for canvas in self.pinpoints), default=1)
 
 
 PUBLISHED = TilingConfig(tile=384, pooled=13)
@@ -103,6 +108,8 @@ def single(config: TilingConfig) -> Layout:
 
 def anyres(size: tuple[int, int], config: TilingConfig) -> Layout:
     """The layout of a picture of `size` (width, height) that is read alone."""
+    if not config.pinpoints:
+        return single(config)
     width, height = size
     across, down = best_canvas(size, config)
     columns, rows = across * config.pooled, down * config.pooled

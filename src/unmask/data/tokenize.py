@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from tokenizers import Tokenizer
 
-from unmask.data.conversation import ImageSlot, Located, MicroConditions, Turn, Undrawn
+from unmask.data.conversation import ImageSlot, Infill, Located, MicroConditions, Turn, Undrawn
 from unmask.data.published_strings import as_published
 from unmask.data.tiles import Layout
 from unmask.errors import ConfigError, RowError
@@ -69,6 +69,7 @@ class TokenSample:
         references: uint8 [H, W, 3] each, in the order of their runs.
         visible_text_rate: probability that no text of the answer is masked.
         edited_BPQ: uint8, 1 at the codes of the pictures to draw that an edit changes; None where all codes weigh the same.
+        task: what it asks for (`Conversation.task`).
     """
 
     ids_L: np.ndarray
@@ -81,6 +82,7 @@ class TokenSample:
     references: tuple[np.ndarray, ...] = ()
     visible_text_rate: float = 0.0
     edited_BPQ: np.ndarray | None = None
+    task: str = "text"
 
     def __len__(self) -> int:
         return len(self.ids_L)
@@ -146,6 +148,8 @@ class ChatTokenizer:
             )
         self._marks = {text: self.vocab.location_first + number for number, text in enumerate(_LOCATIONS)}
         self._marks.update({TOKENS[name]: getattr(self.vocab, name) for name in _BOX_MARKS})
+        said = {"location_first", *_BOX_MARKS}
+        self._silent = {getattr(self.vocab, name) for name in TOKENS if name not in said}
         self._system = self._message("system", [SYSTEM_TEXT], Role.PROMPT)
 
     def encode(
@@ -180,6 +184,8 @@ class ChatTokenizer:
                     pieces.append(self._slot(part, picture_tokens, features_left))
                 elif isinstance(part, Undrawn):  # said by the assistant like any other token: so ends a plan that is not drawn
                     pieces.append(_Run(self.vocab.image_elsewhere, 1, None))
+                elif isinstance(part, Infill):
+                    pieces += [_Run(self.vocab.infill_token, part.fills, None), _Run(self.vocab.infill_marker, 1, Role.PROMPT)]
                 else:
                     pieces += self._located(part.text) if isinstance(part, Located) else [part]
             role = Role.ANSWER if turn.speaker == "gpt" else Role.PROMPT
@@ -234,6 +240,11 @@ class ChatTokenizer:
         """Ids of a text and the character at which each token starts."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def words(self, ids: Sequence[int]) -> str:
+        """The text of an answer: its words, coordinates and box marks, without the tokens that stand for something else."""
+        kept = [number for number in ids if number not in self._silent]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def pretty(self, number: int) -> str:
         """One token as people read it."""

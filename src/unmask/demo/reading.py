@@ -37,6 +37,8 @@ FIT = 0.78
 """How well a silhouette must cover the ideal shape: shared area over joint area."""
 CLEAR = 0.15
 """How far apart the middles of two things must be, as a share of the picture, to stand in a relation (drawn: 0.34)."""
+SAME_PLACE = 0.6
+"""How much of two boxes must be shared for a thing to have stayed where it was."""
 
 _STRANGE = len(COLOURS)  # the index of "no colour of the palette"
 _SOLID = 0.5  # a pixel belongs to a thing when it is more thing than background
@@ -139,6 +141,25 @@ def score(scene: Scene, image: Image.Image) -> Score:
         mark = Score(colours, shapes, relation, complete and alone)
         best = max(best, mark, key=lambda s: (s.all_right, s.colours_right, s.relation_right, s.shapes_right))
     return best
+
+
+def stands_as(image: Image.Image, boxes: tuple[Box, Box]) -> bool:
+    """Whether a picture shows two things, one in each of the boxes."""
+    things = read(image).things
+    if len(things) != len(boxes):
+        return False
+    return any(
+        all(overlap(thing.box, box) >= SAME_PLACE for thing, box in zip(order, boxes, strict=True))
+        for order in permutations(things)
+    )
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Shared area over joint area of two boxes."""
+    width, height = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return shared / (areas - shared)
 
 
 def _classify(pixels: Floats) -> tuple[Indices, Indices]:

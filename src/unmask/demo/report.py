@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from unmask.demo.progress import STYLE as PROGRESS_STYLE
 from unmask.demo.reading import Score
 from unmask.page import facts, picture, ticks, write_page
 
@@ -47,7 +48,8 @@ class DemoReport:
 
     `items` are the trained model's pictures for held-out captions and `untrained_items` those of the model before
     training, for some of the same captions. The two score tables map each of `ASPECTS` to a share from 0 to 1; see
-    `summarise`. `losses` are (step, loss), `timings` are seconds.
+    `summarise`. `losses` are (step, loss), `stage_losses` the same by stage, `timings` are seconds; `progress` are sections that stand before
+    the pictures (`progress.py`).
     """
 
     losses: Sequence[tuple[int, float]]
@@ -60,6 +62,8 @@ class DemoReport:
     settings: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     title: str = "From captions to pictures"
+    progress: Sequence[str] = ()
+    stage_losses: Sequence[tuple[str, Sequence[tuple[int, float]]]] = ()
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, float]:
@@ -78,13 +82,15 @@ def write_report(path: Path, report: DemoReport) -> None:
     """Write the page; folders on the way to it are made."""
     sections = [
         _headline(report),
+        *report.progress,
         _loss_section(report.losses),
+        *(_loss_section(losses, f"Training loss, {stage}") for stage, losses in report.stage_losses),
         _gallery(report),
         _filmstrips(report.filmstrips),
         _commands(report.commands),
         _facts(report),
     ]
-    write_page(path, report.title, sections, _STYLE)
+    write_page(path, report.title, sections, _STYLE + PROGRESS_STYLE)
 
 
 def contact_sheet(
@@ -152,13 +158,13 @@ def _bar(share: float | None, kind: str) -> str:
     return f'<td class="number" style="width:40%">{bar}{percent:.0f} %</td>'
 
 
-def _loss_section(losses: Sequence[tuple[int, float]]) -> str:
+def _loss_section(losses: Sequence[tuple[int, float]], title: str = "Training loss") -> str:
     points = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     if not points:
         return ""
     note = f"{points[0][1]:.3f} at step {points[0][0]}, {points[-1][1]:.3f} at step {points[-1][0]}. "
     note += "Thin: as measured; thick: mean of the points around. Point at the curve to read a value."
-    return f'<section><h2>Training loss</h2><p class="note">{note}</p>{_chart(points)}</section>'
+    return f'<section><h2>{escape(title)}</h2><p class="note">{note}</p>{_chart(points)}</section>'
 
 
 def _chart(points: Sequence[tuple[int, float]]) -> str:

@@ -85,6 +85,16 @@ class Drawn:
     boxes: tuple[Box, Box]
 
 
+@dataclass(frozen=True)
+class Painted:
+    """A picture in a data set: its scene, its file below the data set's folder, its boxes on a picture of side 1, and its number."""
+
+    scene: Scene
+    path: str
+    boxes: tuple[Box, Box]
+    number: int
+
+
 def caption(scene: Scene) -> str:
     """The scene in words: "an orange square above a green circle"."""
     return f"{scene.first} {scene.relation} {scene.second}"
@@ -155,8 +165,8 @@ def split(seed: int, relations: Sequence[str] = RELATIONS) -> tuple[list[Scene],
     return [scene for scene in scenes if scene not in gone], held
 
 
-def write_rows(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> None:
-    """Write `count` captioned pictures as a data set: `png/*.png`, `rows.parquet` and `rows.csv`.
+def write_rows(folder: Path, scenes: Sequence[Scene], count: int, seed: int, size: int = 64) -> list[Painted]:
+    """Write `count` captioned pictures of `size` pixels as a data set: `png/*.png`, `rows.parquet` and `rows.csv`.
 
     The scenes take turns in a new random order each round, and row n is a function of (seed, n) alone. The first half of
     the rows goes to the parquet file and the second half to the CSV file, so that a run reads both formats. The column
@@ -165,7 +175,8 @@ def write_rows(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> 
     if not scenes:
         raise ConfigError("there are no scenes to draw", fix="pass at least one scene")
     (folder / "png").mkdir(parents=True, exist_ok=True)
-    rows = [_write_row(folder, scenes, number, seed) for number in range(count)]
+    painted = [paint(folder, _scene_of(scenes, number, seed), (seed, number), size) for number in range(count)]
+    rows = [_row(each, seed, size) for each in painted]
     half = (count + 1) // 2
     fields = [("s3_path", pa.string()), ("caption", pa.string()), ("fltLaionAesthScore", pa.float64())]
     schema = pa.schema([*fields, ("intHeight", pa.int64()), ("intWidth", pa.int64())])
@@ -174,18 +185,36 @@ def write_rows(folder: Path, scenes: Sequence[Scene], count: int, seed: int) -> 
         writer = csv.DictWriter(file, schema.names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[half:])
+    return painted
 
 
-def _write_row(folder: Path, scenes: Sequence[Scene], number: int, seed: int) -> dict[str, str | float | int]:
+def paint(folder: Path, scene: Scene, key: tuple[int, int], size: int, name: str = "") -> Painted:
+    """Draw one picture of a data set, `png/NUMBER[NAME].png`; what stands where is a function of the key, a seed and a number.
+
+    Args:
+        folder: of the data set, with its folder `png`.
+        scene: what it shows.
+        key: two scenes of one relation with the same key have their things in the same places.
+        size: its side in pixels.
+        name: tells pictures of one number apart.
+    """
+    seed, number = key
+    drawn = draw(scene, np.random.default_rng([seed, 2, number]), size)
+    path = f"png/{number:06d}{name}.png"
+    drawn.image.save(folder / path, compress_level=1)
+    first, second = ((box[0] / size, box[1] / size, box[2] / size, box[3] / size) for box in drawn.boxes)
+    return Painted(scene, path, (first, second), number)
+
+
+def _scene_of(scenes: Sequence[Scene], number: int, seed: int) -> Scene:
     turn, place = divmod(number, len(scenes))
-    scene = scenes[int(np.random.default_rng([seed, 1, turn]).permutation(len(scenes))[place])]
-    rng = np.random.default_rng([seed, 2, number])
-    image = draw(scene, rng).image
-    path = f"png/{number:06d}.png"
-    image.save(folder / path)
-    score = round(float(rng.uniform(5.0, 7.0)), 4)
-    words = caption(scene)
-    return {"s3_path": path, "caption": words, "fltLaionAesthScore": score, "intHeight": image.height, "intWidth": image.width}
+    return scenes[int(np.random.default_rng([seed, 1, turn]).permutation(len(scenes))[place])]
+
+
+def _row(painted: Painted, seed: int, size: int) -> dict[str, str | float | int]:
+    score = round(float(np.random.default_rng([seed, 4, painted.number]).uniform(5.0, 7.0)), 4)
+    words = caption(painted.scene)
+    return {"s3_path": painted.path, "caption": words, "fltLaionAesthScore": score, "intHeight": size, "intWidth": size}
 
 
 def _places(relation: str, rng: np.random.Generator, side: int) -> list[tuple[int, int, int, int]]:

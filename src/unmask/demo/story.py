@@ -1,4 +1,4 @@
-"""`unmask demo`: scenes -> rows -> training -> drawing -> report, through the files and commands that a user would use."""
+"""`unmask demo`: scenes -> rows -> four stages of training -> an exam after each -> report, by the files and commands that a user would use."""
 
 import dataclasses
 import json
@@ -7,113 +7,114 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
+from rich.table import Table
 
-from unmask.demo.reading import Score, score
-from unmask.demo.report import DemoReport, contact_sheet, summarise, write_report
+from unmask.config import dump
+from unmask.demo.courses import COURSES, data_file, train_command
+from unmask.demo.exam import DRAWING, TASKS, Exam, Sheet, sit
+from unmask.demo.progress import Stop, progress_sections
+from unmask.demo.report import DemoReport, Item, contact_sheet, summarise, write_report
 from unmask.demo.scenes import Scene, caption, split, write_rows
+from unmask.demo.tasks import write_tasks
 from unmask.errors import TrainingError
-from unmask.infer.decoding import DrawingConfig
-from unmask.infer.drawing import Drawing
-from unmask.infer.output import write_drawings
 from unmask.infer.pipelines import LoadedModel, load
 from unmask.model.unified import UnifiedModel
-from unmask.train.config import config_file
 
-SEED = 0
+SEED, EXAM_SEED = 0, 1
+SIZE = 128
 TOLD = ("left of", "above")
 """The demo tells every picture from one side: with "right of" and "below" too, which thing is first was still at chance after 1,600 steps."""
-DRAWING = DrawingConfig(steps=64, guidance=2.0, temperature=0.3)
-
-DATA_FILE = """\
-# Written by `unmask demo`: the same rows could be anybody's.
-datasets:
-  - name: scenes-parquet
-    json_path: rows.parquet
-    preprocess_fn: preproces_text_to_image_generation_s3
-    min_size: 64
-  - name: scenes-csv
-    json_path: rows.csv
-    sampling_strategy: all
-    preprocess_fn: preproces_text_to_image_generation_s3
-    columns: [s3_path, caption, fltLaionAesthScore, intHeight, intWidth]
-    aes_cutoff: 4.5
-"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """How much of everything.
 
-    pictures: int = 12_000
-    steps: int = 2_300
+    Attributes:
+        pictures: to train on; each has an edited one beside it.
+        steps: of each stage, in the order of `COURSES`.
+        batch: samples of a step.
+        held_out: scenes of the exam.
+        trial: pictures that are asked of a model before it has been taught to make them.
+    """
+
+    pictures: int = 4000
+    steps: tuple[int, ...] = (1700, 2000, 500, 1200)
     batch: int = 32
     held_out: int = 64
+    trial: int = 8
 
     @classmethod
     def quick(cls) -> "Plan":
         """Enough to see everything run."""
-        return cls(pictures=600, steps=20, batch=16, held_out=8)
+        return cls(pictures=400, steps=(120, 120, 30, 60), batch=16, held_out=8, trial=4)
 
-    def with_steps(self, steps: int) -> "Plan":
-        """Another length of training."""
-        return dataclasses.replace(self, steps=steps)
+    def times(self, factor: float) -> "Plan":
+        """Shorter or longer training."""
+        return dataclasses.replace(self, steps=tuple(max(1, round(steps * factor)) for steps in self.steps))
 
 
-def tell(folder: Path, plan: Plan, console: Console) -> dict[str, float]:
-    """Run the whole story; the trained model's scores.
+@dataclass
+class _Clock:
+    """Seconds by what was done."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.perf_counter)
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.timings[name] = self.timings.get(name, 0.0) + now - self.since
+        self.since = now
+
+
+def tell(folder: Path, plan: Plan, console: Console) -> dict[str, dict[str, float]]:
+    """Run the whole story; stage -> task -> share that was right.
 
     Args:
-        folder: gets `data/`, `run/`, `pictures/`, `report.html` and PNG files.
+        folder: gets `data/`, `runs/`, `pictures/`, `report.html`, `scores.json` and PNG files.
         plan: how much of everything.
         console: where to tell it.
     """
-    timings: dict[str, float] = {}
-    clock = time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal clock
-        timings[name], clock = time.perf_counter() - clock, time.perf_counter()
-
+    clock = _Clock()
     train_scenes, held_out = split(SEED, TOLD)
+    console.rule("scenes, drawn by program")
+    commands = _write_data(folder, plan, train_scenes, console)
+    clock.lap("drawing the scenes")
+    exam = Exam.about(held_out[: plan.held_out], EXAM_SEED, SIZE)
+    stops: list[Stop] = []
+    for number, course in enumerate(COURSES):
+        console.rule(f"{number + 1}. {course.stage}: {course.title}")
+        commands.append(train_command(folder, number, plan.steps[number], plan.batch))
+        _run(commands[-1], console)
+        clock.lap(course.stage)
+        model = load(folder / "runs" / course.stage)
+        if number == 0:
+            untrained = sit(_untrained(model), exam, min(plan.trial, plan.held_out), min(plan.trial, plan.held_out))
+            stops.append(Stop("untrained", "random weights", untrained, ()))
+        draws, changes = (plan.held_out if able else min(plan.trial, plan.held_out) for able in (course.draws, course.edits))
+        sheet = sit(model, exam, draws, changes)
+        stops.append(Stop(course.stage, course.title, sheet, _losses(folder, course.stage)))
+        clock.lap("exams")
+        _say(stops, console)
+    return _report(folder, (plan, exam), stops, [*map(shlex.join, commands)], clock, console)
+
+
+def _write_data(folder: Path, plan: Plan, scenes: Sequence[Scene], console: Console) -> list[list[str]]:
+    """Pictures, rows and data files; the commands that check them."""
     data = folder / "data"
-    console.rule("1. scenes, drawn by program")
-    write_rows(data, train_scenes, plan.pictures, SEED)
-    (data / "scenes.yaml").write_text(DATA_FILE)
-    console.print(f"{plan.pictures} pictures of {len(train_scenes)} scenes in {data}; {len(held_out)} captions held out")
-    lap("drawing the scenes")
-    console.rule("2. training")
-    commands = [_check_command(data), _train_command(folder, plan)]
+    painted = write_rows(data, scenes, plan.pictures, SEED, SIZE)
+    write_tasks(data, painted, scenes, SEED, SIZE)
+    files = [data_file(data, course) for course in COURSES]
+    console.print(f"{2 * len(painted)} pictures of {len(scenes)} scenes in {data}")
+    commands = [["unmask", "data", "check", str(files[0]), str(files[-1])]]
     for command in commands:
         _run(command, console)
-    lap("training")
-    console.rule("3. drawing captions that training never showed")
-    model = load(folder / "run")
-    asked = held_out[: plan.held_out]
-    drawings = model.generate([caption(scene) for scene in asked], DRAWING, filmstrip=8)
-    untrained = _untrained(model).generate([caption(scene) for scene in asked], DRAWING)
-    write_drawings(drawings, DRAWING, folder / "pictures")
-    lap("drawing held-out captions")
-    return _report(folder, plan, asked, (drawings, untrained), [*map(shlex.join, commands)], timings, console)
-
-
-def _check_command(data: Path) -> list[str]:
-    return ["unmask", "data", "check", str(data / "scenes.yaml")]
-
-
-def _train_command(folder: Path, plan: Plan) -> list[str]:
-    return [
-        *("unmask", "train", str(config_file("stage", "s2-256")), "model=tiny", f"data={folder / 'data' / 'scenes.yaml'}"),
-        *(f"out={folder / 'run'}", "init=null", "trainable=[all]", "image.size=64", f"steps={plan.steps}"),
-        *(f"batch.global_size={plan.batch}", f"batch.per_device={plan.batch}", "optim.lr=2e-3", "optim.betas=[0.9, 0.98]"),
-        *("corruption.image_policy=cosine", "image.condition_drop=1.0", "loader.workers=1"),
-        *("checkpoint.every=200", f"loader.cache={folder / 'cache'}"),
-    ]
+    return commands
 
 
 def _run(command: Sequence[str], console: Console) -> None:
@@ -129,43 +130,55 @@ def _untrained(model: LoadedModel) -> LoadedModel:
     return dataclasses.replace(model, model=fresh.eval())
 
 
+def _losses(folder: Path, stage: str) -> list[tuple[int, float]]:
+    lines = (folder / "runs" / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(int(line["step"]), float(line["loss"])) for line in map(json.loads, lines)]
+
+
+def _say(stops: Sequence[Stop], console: Console) -> None:
+    """The table so far."""
+    table = Table("after", *TASKS)
+    for stop in stops:
+        scores = stop.sheet.scores()
+        table.add_row(stop.name, *(f"{scores[task]:.0%}" if task in scores else "-" for task in TASKS))
+    console.print(table)
+
+
+def _items(exam: Exam, sheet: Sheet) -> list[Item]:
+    return [(caption(scene), image, mark) for scene, (image, mark) in zip(exam.scenes, sheet.drawn, strict=False)]
+
+
 def _report(
-    folder: Path,
-    plan: Plan,
-    scenes: Sequence[Scene],
-    drawn: tuple[Sequence[Drawing], Sequence[Drawing]],
-    commands: list[str],
-    timings: dict[str, float],
-    console: Console,
-) -> dict[str, float]:
-    items, untrained = (_scored(scenes, drawings) for drawings in drawn)
-    scores = summarise([score for _, _, score in items])
-    losses = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    strips = [(drawing.prompt, [(f"{count} codes", image) for count, image in drawing.frames]) for drawing in drawn[0][:6]]
-    settings = {name: str(value) for name, value in {**dataclasses.asdict(plan), **dataclasses.asdict(DRAWING)}.items()}
+    folder: Path, about: tuple[Plan, Exam], stops: list[Stop], commands: list[str], clock: _Clock, console: Console
+) -> dict[str, dict[str, float]]:
+    plan, exam = about
+    settings = {name: str(value) for name, value in {**dataclasses.asdict(plan), **dump(DRAWING)}.items()}
+    last: Sheet = stops[-1].sheet
+    captions = [caption(scene) for scene in exam.scenes]
+    contact_sheet([image for image, _ in last.drawn], 8, captions, scale=1).save(folder / "drawn.png")
+    pairs = [each for number, (image, _) in enumerate(last.edited) for each in (exam.pictures[number].image, image)]
+    words = [each for edit in exam.changes[: len(last.edited)] for each in ("before", edit.words)]
+    contact_sheet(pairs, 8, words, scale=1).save(folder / "edited.png")
+    clock.lap("report")
+    items, before = (_items(exam, sheet) for sheet in (last, stops[0].sheet))
     write_report(
         folder / "report.html",
         DemoReport(
-            losses=[(line["step"], line["loss"]) for line in losses],
+            losses=(),
             items=items,
-            untrained_items=untrained[:8],
-            scores=scores,
-            untrained_scores=summarise([score for _, _, score in untrained]),
-            filmstrips=strips,
+            untrained_items=before,
+            scores=summarise([mark for _, _, mark in items]),
+            untrained_scores=summarise([mark for _, _, mark in before]),
+            filmstrips=[(words, [(f"{count} codes", image) for count, image in frames]) for words, frames in last.films],
             commands=commands,
             settings=settings,
-            timings=timings,
+            timings=clock.timings,
+            title="Four stages: reading, drawing, larger pictures, everything",
+            progress=progress_sections(exam, stops),
+            stage_losses=[(stop.name, stop.losses) for stop in stops if stop.losses],
         ),
     )
-    labels = [drawing.prompt for drawing in drawn[0]]
-    contact_sheet([drawing.image for drawing in drawn[0]], 8, labels, scale=2).save(folder / "held-out.png")
-    for name, share in scores.items():
-        console.print(f"{name:<24} {share:7.1%}   untrained {summarise([s for _, _, s in untrained])[name]:7.1%}")
-    (folder / "scores.json").write_text(json.dumps({"scores": scores, "timings": timings}, indent=1))
-    console.print(f"report: {folder / 'report.html'}   pictures: {folder / 'held-out.png'}")
+    scores = {stop.name: stop.sheet.scores() for stop in stops}
+    (folder / "scores.json").write_text(json.dumps({"scores": scores, "timings": clock.timings}, indent=1), encoding="utf-8")
+    console.print(f"report: {folder / 'report.html'}   pictures: {folder / 'drawn.png'}, {folder / 'edited.png'}")
     return scores
-
-
-def _scored(scenes: Sequence[Scene], drawings: Sequence[Drawing]) -> list[tuple[str, Image.Image, Score]]:
-    pairs = zip(scenes, drawings, strict=True)
-    return [(drawing.prompt, drawing.image, score(scene, drawing.image)) for scene, drawing in pairs]

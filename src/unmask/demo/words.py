@@ -25,7 +25,24 @@ PHRASES = (
     "; CONTRAST : 0.",
     "; SCORE : ",
     "; HPS : ",
+    " . Please first think and plan the layout in LOC format.",
+    "Sure I should place the objects in the following manner ",
     "Sure ",
+    "Generate a dense image caption with bounding boxes in LOC format.",
+    "Please locate the",
+    " in this image. Give bounding boxes in LOC format.",
+    "Please evaluate this generated image based on the following prompt:",
+    " Focus on text alignment and compositionality.",
+    "This image is correct.",
+    "This image is wrong.",
+    "Describe this image.",
+    "What color is the",
+    "What shape is the",
+    "How many",
+    "Is there",
+    "What is",
+    "  paint the",
+    "  turn the",
 )
 COMMON = """
 a an the and or of in on at by to with without from for over under near into out up down left right above below behind between inside
@@ -37,8 +54,10 @@ happy sad angry tired sleepy surprised worried confused calm neutral raised brok
 man woman boy girl person people child baby family dog cat bird fish horse monkey bear mouse rabbit
 sun moon cloud rain snow fire water tree flower leaf fruit apple bread cake cup house car train ship bike plane
 clock phone book pen key lock tool music note game hat shirt shoe bag glasses ribbon sparkles
-picture image photo drawing scene background foreground is are has have not this that there what where which how many
+picture image photo drawing scene thing things zero yes no background foreground is are has have not this that there what where which how many
 """
+ANSWERS = "yes no zero one two thing things circles squares triangles are there the is it"
+"""What questions about scenes are answered with and ask for, each a token like the words of the captions."""
 VOCABULARY_SIZE = 1024
 """Bytes and merges; special and coordinate tokens come on top."""
 
@@ -57,7 +76,9 @@ def build() -> Tokenizer:
     )
     words = [f" {word}" for word in COMMON.split()]
     lines = [phrase for phrase in PHRASES for _ in range(2000)] + [" " + caption(scene) for scene in all_scenes()]
-    lines += words * 20 + [word.strip() for word in words] * 5 + ["\n\n", "user", "assistant", "system"] * 2000
+    lines += [word for answer in ANSWERS.split() for word in (answer, f" {answer}")] * 100
+    lines += [word for scene in all_scenes() for word in (scene.first.colour, scene.first.shape)]
+    lines += words * 20 + [word.strip() for word in words] * 5 + ["\n\n", "\n", "\n ", "user", "assistant", "system"] * 2000
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.add_special_tokens(
         [AddedToken(text, normalized=False) for name, text in TOKENS.items() if name != "location_first"]

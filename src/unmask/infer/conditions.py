@@ -5,9 +5,11 @@ Shapes: L positions, D text width, R references of P x Q codes.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.data.tokenize import Role
 from unmask.diffusion.guidance import check_edit_mode
 from unmask.infer.decoding import Condition
 
@@ -28,17 +30,25 @@ class Places:
     reference_L: Tensor
     drawn_L: Tensor
 
+    @classmethod
+    def of_roles(cls, roles_L: np.ndarray) -> "Places":
+        """Those of a sample, from the `Role` of each position."""
+        words, features, reference, drawn = (
+            torch.from_numpy(roles_L == role) for role in (Role.PROMPT, Role.FEATURE, Role.REFERENCE, Role.PICTURE)
+        )
+        return cls(words, features, reference, drawn)
+
     @property
-    def none_L(self) -> Tensor:
+    def nothing(self) -> Tensor:
         """What the full condition lacks."""
         return torch.zeros_like(self.drawn_L)
 
     @property
-    def prompt_L(self) -> Tensor:
+    def prompt(self) -> Tensor:
         """What the empty condition lacks."""
         return self.words_L | self.features_L | self.reference_L
 
-    def second_L(self, mode: int) -> Tensor:
+    def second(self, mode: int) -> Tensor:
         """What the second condition of an edit lacks, by the published mode.
 
         0: all but the reference's codes; 1: those codes; 2: the codes and the features of the source; 3: the words.

@@ -7,14 +7,14 @@ embedded once; the text tower stops where no code can see it.
 Shapes: B pictures, C codes of one picture, K codes committed in a step, L positions, T text tokens, D text width, V codes of the code book.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.tokenize import Role
 from unmask.diffusion.guidance import combine
 from unmask.diffusion.schedules import CommitSchedule, TemperatureSchedule, commit_counts, temperature_factors
 from unmask.diffusion.unmasking import (
@@ -28,6 +28,8 @@ from unmask.diffusion.unmasking import (
     stratified_order,
 )
 from unmask.errors import ConfigError, did_you_mean
+from unmask.infer.prompt_cache import PromptCache
+from unmask.model.compression import places
 from unmask.model.packing import Packing
 from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel
@@ -49,6 +51,10 @@ class UnmaskingConfig:
         order_schedule, order_minimum: how it falls over the steps.
         order_seed: of a fixed order; None gives every sample its own (42 is the published one).
         seed: of a sample's randomness, together with its number; never of its batch.
+        refinement: rounds after the last step, each of which masks some codes at random and draws them anew, at next to no temperature.
+        refinement_share: of the codes that are drawn, masked in each round.
+        prompt_cache: run prompt and references at every so many steps only, and let the codes see them as they were then: faster, and no
+            longer the same picture; 1 is exact.
     """
 
     steps: int = 64
@@ -64,17 +70,24 @@ class UnmaskingConfig:
     order_minimum: float = 0.01
     order_seed: int | None = None
     seed: int = 0
+    refinement: int = 0
+    refinement_share: float = 0.01
+    prompt_cache: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: there must be at least one")
-        for name in ("temperature", "order_temperature"):
+        if self.prompt_cache < 1:
+            raise ConfigError(f"prompt_cache={self.prompt_cache}: must be 1 or more", fix="1 runs the prompt at every step")
+        for name in ("temperature", "order_temperature", "refinement"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be 0 or more")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k={self.top_k}: must be 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p}: is a probability, above 0, at most 1")
+        if not 0 < self.refinement_share <= 1:
+            raise ConfigError(f"refinement_share={self.refinement_share}: is a share, above 0, at most 1")
         if self.order not in CODE_ORDERS:
             raise ConfigError(f"unknown order '{self.order}'", fix=did_you_mean(self.order, CODE_ORDERS))
         first, last = self.guidance_interval
@@ -103,15 +116,6 @@ class DrawingConfig(UnmaskingConfig):
         super().__post_init__()
         if self.guidance < 0:
             raise ConfigError(f"guidance={self.guidance}: must be 0 or more", fix="1 is the plain model")
-
-
-@dataclass(frozen=True)
-class DrawingPrompt:
-    """One sample to draw: ids and roles [L] as `ChatTokenizer.encode` gives them, and its number, the key of its randomness."""
-
-    ids_L: np.ndarray
-    roles_L: np.ndarray
-    number: int
 
 
 @dataclass(frozen=True)
@@ -173,43 +177,6 @@ Inspect = Callable[[DrawingStep], Tensor | None]
 """Called in each step; may return other codes [B, C], masks included, to go on from."""
 
 
-@torch.no_grad()
-def draw_pictures(
-    model: UnifiedModel,
-    prompts: Sequence[DrawingPrompt],
-    grid: tuple[int, int],
-    compress: bool,
-    mask_token: int,
-    config: DrawingConfig,
-    watch: Watch | None = None,
-) -> Tensor:
-    """Codes [B, P, Q] of one picture for each prompt.
-
-    Args:
-        model: in eval mode.
-        prompts: what to draw.
-        grid: codes along each side (P, Q).
-        compress: whether one gen token holds 2x2 codes.
-        mask_token: id that stands for a dropped prompt on the unconditional side.
-        config: how to unmask.
-        watch: sees every step.
-    """
-    device = model.text_embedding.weight.device
-    guided = []
-    for prompt in prompts:
-        is_picture = torch.from_numpy(prompt.roles_L == Role.PICTURE)
-        conditions = []
-        for dropped in (False, True) if config.guidance != 1.0 else (False,):
-            ids = prompt.ids_L.astype(np.int64)
-            if dropped:  # as in training
-                ids = np.where(prompt.roles_L == Role.PROMPT, mask_token, ids)
-            text = torch.from_numpy(ids[prompt.roles_L != Role.PICTURE]).to(device)
-            conditions.append(Condition(model.text_embedding(text), is_picture))
-        guided.append(Guided(tuple(conditions), prompt.number))
-    weights = (config.guidance, 1 - config.guidance) if config.guidance != 1.0 else (1.0,)
-    return Painter(model, grid, compress, config).draw(guided, weights, watch)
-
-
 class Painter:
     """Draws pictures of one size.
 
@@ -243,7 +210,7 @@ class Painter:
         config = self.config
         codes_BC = torch.stack([self._start(prompt) for prompt in prompts])
         noise = [keyed_generator(config.seed, prompt.number, "codes") for prompt in prompts]
-        counts = commit_counts(int((codes_BC[0] == self.book.mask).sum()), config.steps, config.schedule, config.shift)
+        counts = commit_counts(self.count_free(prompts[0]), config.steps, config.schedule, config.shift)
         factors = temperature_factors(len(counts), config.order_schedule, config.order_minimum)
         orders_BC = torch.stack([self._order(prompt) for prompt in prompts]) if config.is_order_fixed else None
         sides = {len(weights): self._side([each.conditions[side] for side in range(len(weights)) for each in prompts])}
@@ -269,7 +236,30 @@ class Painter:
             done += count
             if watch is not None:
                 watch(step, codes_BC, codes_BC != self.book.mask)
-        return codes_BC.view(-1, *self.grid)
+        codes_BPQ = codes_BC.view(-1, *self.grid)
+        for number in range(config.refinement):
+            codes_BPQ = self._refined(prompts, weights, codes_BPQ, number)
+            if watch is not None:
+                codes_BC = codes_BPQ.flatten(1)
+                watch(len(counts) + number, codes_BC, codes_BC != self.book.mask)
+        return codes_BPQ
+
+    def _refined(self, prompts: Sequence[Guided], weights: Sequence[float], codes_BPQ: Tensor, number: int) -> Tensor:
+        """The codes after one more round of refinement."""
+        config, again = self.config, list[Guided]()
+        count = math.ceil(config.refinement_share * self.count_free(prompts[0]))
+        for prompt, codes_PQ in zip(prompts, codes_BPQ, strict=True):
+            free = (self._start(prompt) == self.book.mask).nonzero()[:, 0].cpu().numpy()
+            chosen = keyed_generator(config.seed, prompt.number, "refinement", number).permutation(free)[:count]
+            start_C = codes_PQ.flatten().index_fill(0, torch.from_numpy(chosen).to(self.device), self.book.mask)
+            again.append(replace(prompt, start_PQ=start_C.view_as(codes_PQ)))
+        cold = config.temperature * 1e-5
+        once = replace(config, steps=1, schedule=None, temperature=cold, guidance_interval=(0.0, 1.0), refinement=0)
+        return Painter(self.model, self.grid, self.compress, once).draw(again, weights)
+
+    def count_free(self, prompt: Guided) -> int:
+        """How many codes of a prompt are to be drawn."""
+        return self.num_codes if prompt.start_PQ is None else int((prompt.start_PQ == self.book.mask).sum())
 
     def _start(self, prompt: Guided) -> Tensor:
         """Codes [C] before the first step."""
@@ -300,20 +290,22 @@ class Painter:
         if references:
             codes[[place for place, drawn in enumerate(is_drawn) if not drawn]] = torch.cat(references)
         packing = Packing.build([each.is_gen_L.cpu() for each in conditions]).to(self.device)
-        return _Side(torch.cat([each.text_TD for each in conditions]), packing, codes, drawn_at)
+        live_G = torch.tensor(is_drawn, device=self.device).repeat_interleave(tokens)
+        cache = PromptCache(self.model.transformer, packing, live_G, self.config.prompt_cache)
+        gen_GE = self.model.code_embedding(codes, self.compress) if references else None
+        return _Side(torch.cat([each.text_TD for each in conditions]), gen_GE, live_G.nonzero()[:, 0], drawn_at, cache)
 
     def _logits(self, side: "_Side", codes_BC: Tensor, places_BM: Tensor, weights: Sequence[float]) -> Tensor:
         """Logits [B, M, V] at some codes, combined."""
         model, count = self.model, len(side.drawn_D)
-        codes_DPQ = codes_BC.view(-1, *self.grid).repeat(count // len(codes_BC), 1, 1)
-        codes_NPQ = side.codes_NPQ.index_copy(0, side.drawn_D, codes_DPQ)
-        start = Streams(side.text_TD, model.code_embedding(codes_NPQ, self.compress))
-        gen = model.transformer(start, side.packing, text_wanted=False).gen
-        if count < len(codes_NPQ):
-            gen = gen.unflatten(0, (len(codes_NPQ), -1))[side.drawn_D].flatten(0, 1)
+        drawn_GE = model.code_embedding(codes_BC.view(-1, *self.grid), self.compress).repeat(count // len(codes_BC), 1)
+        gen_GE = drawn_GE if side.gen_GE is None else side.gen_GE.index_copy(0, side.live_G, drawn_GE)
         offsets_B1 = torch.arange(count, device=self.device)[:, None] * self.num_codes
         wanted = (offsets_B1 + places_BM.repeat(count // len(codes_BC), 1)).flatten()
-        logits = model.code_head(gen, self.grid, self.compress, wanted)
+        token_M, corner_M = places(wanted, self.grid, self.compress)
+        tokens, token_M = token_M.unique(return_inverse=True)
+        gen = side.cache.run(Streams(side.text_TD, gen_GE), tokens)
+        logits = model.code_head.output(model.code_head.states(gen, token_M, corner_M, compress=self.compress))
         combined = logits if len(weights) == 1 else combine(logits.chunk(len(weights)), weights)
         return keep_likely(combined, self.config.top_k, self.config.top_p).view(*places_BM.shape, -1)
 
@@ -366,12 +358,21 @@ class Painter:
 
 @dataclass(frozen=True)
 class _Side:
-    """Conditions of a batch, packed: embeddings, who sees whom, codes of all pictures of the gen tower, and which of them are drawn."""
+    """Conditions of a batch, packed.
+
+    Attributes:
+        text_TD: embeddings of the text tower's tokens.
+        gen_GE: of the gen tower's, of which those of references are used; None: there are no references.
+        live_G: rows of the codes being drawn.
+        drawn_D: which pictures they are.
+        cache: runs them.
+    """
 
     text_TD: Tensor
-    packing: Packing
-    codes_NPQ: Tensor
+    gen_GE: Tensor | None
+    live_G: Tensor
     drawn_D: Tensor
+    cache: PromptCache
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from unmask.data.images import Decoded
 from unmask.data.tiles import NEWLINE, TilingConfig
 from unmask.data.tokenize import ChatTokenizer, Role
 from unmask.errors import ConfigError, ImageError
-from unmask.infer.decoding import Condition
 from unmask.infer.text import TextPrompt
 from unmask.model.config import PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer
+from unmask.model.packing import Focus, Packing
+from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel
 from unmask.storage.addresses import shown
 from unmask.storage.fetch import FetchConfig, Fetcher
@@ -61,6 +62,11 @@ class ModelParts:
         """Where the weights are."""
         return self.model.text_embedding.weight.device
 
+    @property
+    def mask_embedding(self) -> Tensor:
+        """The embedding that stands where something is dropped, or a word is to come."""
+        return self.model.text_embedding.weight[self.chat.vocab.mask]
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -90,27 +96,6 @@ class Prompt:
         """
         dropped_L = torch.from_numpy(self.roles_L == Role.REFERENCE).to(mask_D.device)
         return TextPrompt(torch.where(dropped_L[:, None], mask_D, self.embeddings_LD), self.number)
-
-    def condition(self, mask_D: Tensor, dropped_L: np.ndarray | None = None) -> Condition:
-        """For drawing: what the model sees of this sample besides the codes being drawn.
-
-        Args:
-            mask_D: embedding of the mask, which stands at what is dropped.
-            dropped_L: tokens that are not seen; references are dropped all or none. None: all are seen.
-        """
-        dropped_L = np.zeros(len(self), dtype=bool) if dropped_L is None else dropped_L
-        is_reference_L = (self.roles_L == Role.REFERENCE) & ~dropped_L
-        is_gen_L = is_reference_L | (self.roles_L == Role.PICTURE)
-        at_L = torch.from_numpy(dropped_L & ~is_gen_L).to(mask_D.device)
-        seen_LD = torch.where(at_L[:, None], mask_D, self.embeddings_LD)
-        is_text_L = torch.from_numpy(~is_gen_L).to(mask_D.device)
-        with_references = bool(is_reference_L.any())
-        return Condition(
-            seen_LD[is_text_L],
-            torch.from_numpy(is_gen_L),
-            torch.from_numpy(is_reference_L) if with_references else None,
-            self.references_RPQ if with_references else None,
-        )
 
 
 @dataclass
@@ -180,7 +165,7 @@ class PromptBuilder:
                 f"{what} has a picture to read, and the model reads none (it has no vision tower)",
                 fix="take a model with a vision tower",
             )
-        tiling = TilingConfig(tile=vision.image_size, pooled=vision.pooled)
+        tiling = TilingConfig.of(vision.image_size, vision.pooled, vision.pinpoints)
         kind = "alone" if len(pictures) == 1 else "of several"
         new = [each for each in pictures if (id(each.image), kind) not in self._kept]
         for picture in new:
@@ -201,6 +186,25 @@ class PromptBuilder:
         return self._kept[key][1]
 
 
+@torch.no_grad()
+def states_at(model: UnifiedModel, samples: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Final states [M, D] of some places of samples without gen tokens, sample by sample.
+
+    Args:
+        model: in eval mode.
+        samples: embeddings [L, D] of each.
+        places: which of its rows are wanted.
+    """
+    starts = np.cumsum([0, *map(len, samples)]).tolist()
+    wanted = torch.cat([each.cpu() + start for each, start in zip(places, starts, strict=False)])
+    none = torch.zeros(0, dtype=torch.long)
+    packing = Packing.build([torch.zeros(len(each), dtype=torch.bool) for each in samples], Focus(wanted, none))
+    text_TD = torch.cat(list(samples))
+    gen = text_TD[:0, : model.config.gen_width]
+    streams: Streams = model.transformer(Streams(text_TD, gen), packing.to(text_TD.device), text_wanted=True)
+    return streams.text
+
+
 def check_room(length: int, max_length: int, what: str, new_tokens: int = 0) -> None:
     """See that a prompt, and the answer to it, are no longer than the model's context.
 
@@ -214,6 +218,11 @@ def check_room(length: int, max_length: int, what: str, new_tokens: int = 0) -> 
             f"{what} takes {length} tokens{answer}; the model has room for {max_length}",
             fix=f"say less, or give fewer pictures{lower}",
         )
+
+
+def is_picture(given: object) -> bool:
+    """Whether this is one picture, rather than several."""
+    return isinstance(given, str | Path | bytes | Image.Image | np.ndarray | Decoded)
 
 
 def open_pictures(given: Sequence[Picture], what: str = "picture") -> list[Decoded]:

@@ -1,27 +1,29 @@
-"""Named settings that travel with a checkpoint, as its `decode.yaml`: how pictures are drawn and edited, how text is decoded.
+"""Named settings that travel with a checkpoint, as its `decode.yaml`: how it draws, edits, answers and points.
 
 A preset says how some tasks are done; a task that it is silent about is done as `default` says. What a checkpoint does not say is taken from
 `BUILTIN`, whose published presets are those of the published system (model.md 6.5), with scales named by what they amplify.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from unmask.config import FieldError, apply_overrides, build, parse_text, read_yaml, to_yaml
 from unmask.diffusion.guidance import published_edit_scales
 from unmask.errors import ConfigError, did_you_mean
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
+from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
 from unmask.model.config import PictureConfig
+from unmask.model.weights.native import DECODE
 
-FILE = "decode.yaml"
 DEFAULT = "default"
 T = TypeVar("T")
-Task = Literal["generate", "edit", "text"]
-TASKS: tuple[Task, ...] = ("generate", "edit", "text")
+Task = Literal["generate", "edit", "text", "ground"]
+TASKS: tuple[Task, ...] = ("generate", "edit", "text", "ground")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class Preset:
         generate: pictures from words; None: it says nothing about them, and so with the others.
         edit: pictures changed as told.
         text: answers in words.
+        ground: boxes of phrases.
         score: aesthetic score that pictures from words ask for, if the model was told about scores.
     """
 
@@ -40,6 +43,7 @@ class Preset:
     generate: DrawingConfig | None = None
     edit: EditConfig | None = None
     text: TextConfig | None = None
+    ground: GroundingConfig | None = None
     score: float | None = None
 
 
@@ -96,6 +100,16 @@ class Presets:
         assert config is not None
         return config
 
+    def grounding(self, name: str | None = None) -> GroundingConfig:
+        """How a preset finds boxes.
+
+        Raises:
+            ConfigError: there is no such preset, or it says nothing about it.
+        """
+        config = self._find(name, "ground").ground
+        assert config is not None
+        return config
+
     def score(self, name: str | None = None) -> float | None:
         """The score that a preset asks for when it draws."""
         return self._find(name, "generate").score
@@ -127,13 +141,22 @@ def change(config: T, overrides: Sequence[str]) -> T:
     return build(type(config), apply_overrides(parse_text(to_yaml(config), "preset"), overrides))
 
 
+def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
+    """The settings that an output was made with.
+
+    Raises:
+        ConfigError: it was made with settings that there are no more.
+    """
+    return build(cls, parse_text(json.dumps(record["settings"]), "its record"))
+
+
 def read(folder: Path) -> Presets:
     """The presets of a checkpoint's folder, and the built-in ones that it does not name.
 
     Raises:
         ConfigError: its file breaks a rule.
     """
-    path = folder / FILE
+    path = folder / DECODE
     return read_file(path).over(BUILTIN) if path.is_file() else BUILTIN
 
 
@@ -167,7 +190,7 @@ def of_published(picture: PictureConfig | None) -> Presets:
 
 def as_file(presets: Presets) -> Mapping[str, str]:
     """File name -> text."""
-    return {FILE: to_yaml(presets)}
+    return {DECODE: to_yaml(presets)}
 
 
 _PUBLISHED = DrawingConfig(steps=64, guidance=5.0, temperature=0.8, shift=5.0, order="stratified", order_seed=42)
@@ -180,6 +203,7 @@ BUILTIN = Presets(
             generate=DrawingConfig(),
             edit=EditConfig(),
             text=TextConfig(),
+            ground=GroundingConfig(),
         ),
         "published-256": Preset(
             about="256_eval of the published system",

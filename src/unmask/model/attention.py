@@ -3,7 +3,8 @@
 Shapes: N rows of all samples, S samples, H heads, K head width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -12,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask.model.fused import Table, reorder, softmax_attention
+from unmask.model.fused import Table, reorder
+from unmask.model.ragged import Lengths, ragged_attention
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 Engine = Literal["auto", "samples", "varlen", "flex"]
-SHORT = 512
-"""Keys of a sample up to which two matrix products beat the fused kernel in fp32 on a CPU (benchmarks/results/model-2cores-cpu.md)."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,17 @@ class Scope:
         queries: of the rows that ask.
         keys: of the rows that are seen.
         blocks: the same for FlexAttention, where that engine runs.
+        towers: rows of each sample that ask, and that are seen, tower by tower, where those of each tower stand sample by sample.
     """
 
     queries: Segments
     keys: Segments
     blocks: "BlockMask | None" = None
+    towers: tuple[Lengths, Lengths] | None = None
 
     def to(self, device: torch.device) -> "Scope":
         """The same on another device."""
-        return Scope(self.queries.to(device), self.keys.to(device))
+        return replace(self, queries=self.queries.to(device), keys=self.keys.to(device), blocks=None)
 
     def with_blocks(self) -> "Scope":
         """With the block mask that FlexAttention needs; computed once per batch."""
@@ -115,11 +117,17 @@ class Scope:
         def same_sample(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return asking[query] == seen[key]
 
-        return Scope(
-            self.queries,
-            self.keys,
-            create_block_mask(same_sample, None, None, len(asking), len(seen), device=str(asking.device)),
-        )
+        blocks = create_block_mask(same_sample, None, None, len(asking), len(seen), device=str(asking.device))
+        return replace(self, blocks=blocks)
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Rotated queries and keys, and values: [N, H, K] each."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 def pick_engine(engine: Engine, device: torch.device, dtype: torch.dtype) -> Engine:
@@ -156,21 +164,36 @@ def attend(
     return scope.queries.scatter(out.flatten(1))
 
 
+def attend_towers(towers: Sequence[Attended | None], scope: Scope, engine: Engine = "auto") -> list[Tensor | None]:
+    """`attend` over the rows of all towers, one tower's behind the other's; None for a tower without rows."""
+    present = [tower for tower in towers if tower is not None]
+    if scope.towers is not None and _is_ragged(present[0].q, engine):
+        queries, keys = ([one for one, tower in zip(each, towers, strict=True) if tower is not None] for each in scope.towers)
+        found = iter(ragged_attention([(tower.q, tower.k, tower.v) for tower in present], queries, keys))
+    else:
+        q, k, v = (torch.cat([getattr(tower, name) for tower in present]) for name in ("q", "k", "v"))
+        found = iter(attend(q, k, v, scope, engine=engine).split([len(tower.q) for tower in present]))
+    return [None if tower is None else next(found) for tower in towers]
+
+
+def _is_ragged(q: Tensor, engine: Engine) -> bool:
+    plain = q.device.type == "cpu" and q.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return plain and pick_engine(engine, q.device, q.dtype) == "samples"
+
+
 def _samples(q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor, scope: Scope) -> Tensor:
     """One sample after another, equal ones that stand side by side together: nothing is padded, and no mask is needed."""
-    plain = q_NHK.device.type == "cpu" and q_NHK.dtype == torch.float32
-    if plain:
-        q_NHK = q_NHK * q_NHK.shape[-1] ** -0.5
-    runs = [(*shape, len(list(same))) for shape, same in groupby(zip(scope.queries.lengths, scope.keys.lengths, strict=True))]
+    lengths = (scope.queries.lengths, scope.keys.lengths)
+    if _is_ragged(q_NHK, "samples"):
+        return ragged_attention([(q_NHK, k_NHK, v_NHK)], lengths[:1], lengths[1:])[0]
+    runs = [(*shape, len(list(same))) for shape, same in groupby(zip(*lengths, strict=True))]
     asking, seen = [length * count for length, _, count in runs], [length * count for _, length, count in runs]
     outs = []
-    for (_, keys, count), *qkv in zip(runs, q_NHK.split(asking), k_NHK.split(seen), v_NHK.split(seen), strict=True):
+    for (_, _, count), *qkv in zip(runs, q_NHK.split(asking), k_NHK.split(seen), v_NHK.split(seen), strict=True):
         if not len(qkv[0]):
             continue
         q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in qkv)
-        short = plain and keys <= SHORT
-        out = softmax_attention(q, k, v) if short else F.scaled_dot_product_attention(q, k, v, scale=1.0 if plain else None)
-        outs.append(out.transpose(1, 2).flatten(0, 1))
+        outs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outs) if outs else q_NHK
 
 

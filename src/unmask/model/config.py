@@ -9,13 +9,13 @@ needed; no variable is read. "Model", "stage" and "data" are the files of `confi
   DEBUG_FIX_PADDING                always so: thumbnails are padded to a square, never squashed
   SKIP_DOWN_SAMPLE                 stage `image.compress: false`; saved with the checkpoint
   IGNORE_TEXT_LOSS                 stage `text_loss: false`; the text tower then stops behind the last joint layer
-  SKIP_COMPLEMENTARY_MASKING       always so, as in every published stage: a batch is not doubled
+  SKIP_COMPLEMENTARY_MASKING       stage `corruption.complementary: false`, as in every published stage: a batch is not doubled
   SELECT_ALL_INDEX                 always so: all turns of a conversation are kept; SELECT_ONE_INDEX belongs to another model
-  ENFORCE_NUM_ITEMIN_BATCH         always so: means are over the targets of the whole step
+  ENFORCE_NUM_ITEMIN_BATCH         stage `loss.mean: step`: means are over the targets of the whole step
   USE_FLEX_ATTENTION               stage `compute.attention`, which changes no result; prefix masks (never used) are not built
   ALWAYS_HAS_COND                  light is measured wherever micro-conditions are kept; stage `image.condition_drop` leaves them out
   MAX_CAP_LENGTH                   a constant of the text-to-image functions
-  IS_INFILLE_MODEL                 not built: off in every published script
+  IS_INFILLE_MODEL                 stage `infill: 0.8`; off in every published script
   EVAL_CONV_TEMPLATE, debugging    not needed
 
 The final norm over a gen state that is padded to the text width (its rms is smaller by sqrt(text_width / gen_width)) is no setting either: it
@@ -59,7 +59,12 @@ class ImageTokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The SigLIP encoder that reads pictures, and its 2x2 convolutional pool."""
+    """The SigLIP encoder that reads pictures, and its 2x2 convolutional pool.
+
+    Attributes:
+        pinpoints: the canvases that a picture which is read alone may be cut into, width and height in tiles; null: the published ones. With
+            none it is padded to a single tile, as pictures that are read together are.
+    """
 
     image_size: int
     patch_size: int
@@ -67,6 +72,13 @@ class VisionConfig:
     num_layers: int
     num_heads: int
     mlp_width: int
+    pinpoints: tuple[tuple[int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if any(side < 1 for canvas in self.pinpoints or () for side in canvas):
+            raise FieldError(
+                "pinpoints", f"are widths and heights in tiles, 1 or more, not {list(map(list, self.pinpoints or ()))}"
+            )
 
     @property
     def pooled(self) -> int:

@@ -1,8 +1,7 @@
 """Parts of a block with backward passes of their own, for fp32 without a compiler: fewer passes over memory than autograd's, and less kept.
 
-What an elementwise formula or a softmax gives is computed again in the backward pass and not kept: outputs of norms, silu(ff) * up, attention
-probabilities. A compiler fuses the plain formulas by itself, so they stay the path of compiled and of 16-bit models, and the reference of
-the tests.
+What an elementwise formula gives is computed again in the backward pass and not kept: outputs of norms, silu(ff) * up. A compiler fuses the
+plain formulas by itself, so they stay the path of compiled and of 16-bit models, and the reference of the tests.
 
 Linear layers are used by their weights only where they are plain ones (`plain_weights`): adapters and hooks see every call.
 """
@@ -44,14 +43,6 @@ def norm_linear(x: Tensor, norm_weight: Tensor, eps: float, weights: tuple[Tenso
 def gated_mlp(h_ND: Tensor, norm_weight: Tensor, eps: float, weights: tuple[Tensor, ...]) -> Tensor:
     """h + out(silu(ff n) * up n), n = rms_norm(h), by the weights of ff, up and out; keeps h, ff n, up n and one number of each row."""
     out: Tensor = _GatedMlp.apply(h_ND, norm_weight, eps, *weights)  # type: ignore[no-untyped-call]
-    return out
-
-
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T) v over the last two axes; keeps q, k and v."""
-    if torch.compiler.is_compiling():
-        return (q @ k.mT).softmax(-1) @ v
-    out: Tensor = _Attention.apply(q, k, v)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -179,25 +170,6 @@ def _norm_linear_backward(
     for grad, weight in zip(grads[1:], weights[1:], strict=True):
         torch.addmm(to_read, grad.flatten(0, -2), weight, out=to_read)
     return _norm_backward(to_read.view_as(normed), normed, norm_weight, inverse, needed)
-
-
-class _Attention(torch.autograd.Function):
-    """Probabilities P = softmax(q k^T) are made again; dS = P (dP - <dP, P>)."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        return (q @ k.mT).softmax(-1) @ v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        q, k, v = ctx.saved_tensors
-        seen = (q @ k.mT).softmax(-1)
-        to_v = seen.mT @ grads[0]
-        to_scores = torch.ops.aten._softmax_backward_data(grads[0] @ v.mT, seen, -1, q.dtype)
-        del seen
-        return to_scores @ k, to_scores.mT @ q, to_v
 
 
 class _Rotation(torch.autograd.Function):

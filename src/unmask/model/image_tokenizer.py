@@ -3,6 +3,7 @@
 Shapes: B pictures of H x W pixels, P x Q codes with P = H / factor.
 """
 
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -41,6 +42,12 @@ class ImageTokenizer(nn.Module):
             mid_block_add_attention=False,
             lookup_from_codebook=True,
         )
+        self._memory_limit = 0
+        self._memory: dict[bytes, Tensor] = {}
+
+    def remember(self, pictures: int) -> None:
+        """Keep the codes of so many pictures from now on, so that a picture that comes again is not encoded again. For frozen weights only."""
+        self._memory_limit, self._memory = pictures, {}
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Codes along each side of a picture.
@@ -56,7 +63,22 @@ class ImageTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels_BHW3: Tensor) -> Tensor:
         """uint8 pixels [B, H, W, 3] -> codes [B, P, Q]: the nearest code book row by Euclidean distance."""
+        if self._memory_limit:
+            return self._remembered(pixels_BHW3)
         return self.encode_scaled(pixels_BHW3.permute(0, 3, 1, 2).to(self.vq.dtype) / 255)
+
+    def _remembered(self, pixels_BHW3: Tensor) -> Tensor:
+        """The same, encoding only pictures that are new; when the memory is full, the oldest go."""
+        keys = [blake2b(picture.tobytes(), digest_size=16).digest() for picture in pixels_BHW3.cpu().numpy()]
+        new = {key: place for place, key in enumerate(keys) if key not in self._memory}
+        found = {key: self._memory[key] for key in keys if key in self._memory}
+        if new:
+            pixels = pixels_BHW3[list(new.values())].permute(0, 3, 1, 2).to(self.vq.dtype) / 255
+            found.update(zip(new, self.encode_scaled(pixels), strict=True))
+            self._memory.update((key, found[key].int()) for key in new)
+            for key in list(self._memory)[: max(0, len(self._memory) - self._memory_limit)]:
+                del self._memory[key]
+        return torch.stack([found[key].long() for key in keys])
 
     @torch.no_grad()
     def encode_scaled(self, pixels_B3HW: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unmask.distributed import shards
 from unmask.errors import CheckpointError
 from unmask.model.config import LoraConfig
 
@@ -85,19 +84,6 @@ def learned(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-@torch.no_grad()
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Put what `learned` gave into a model with the same adapters.
-
-    Raises:
-        CheckpointError: the tensors are of other adapters or of another model.
-    """
-    check(model, {name: tuple(value.shape) for name, value in tensors.items()}, where)
-    own = dict(model.named_parameters())
-    for name, value in tensors.items():
-        shards.put(own[name], value)
-
-
 def check(model: nn.Module, given: Mapping[str, tuple[int, ...]], where: Path) -> None:
     """Compare the shapes that `learned` had with those of a model with adapters.
 
@@ -126,6 +112,17 @@ def merge(model: nn.Module) -> None:
             model.set_submodule(name, module.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config  # peft would take the next adapters for a second set beside these
+
+
+def adapted_layer(name: str) -> str | None:
+    """The plain name of the weight that an adapter's matrix B adapts, and whose A has the same name but for the letter; else None."""
+    layer, found, _ = name.partition(".lora_B.")
+    return f"{layer}.weight" if found else None
+
+
+def added(weight: Tensor, matrix_a: Tensor, matrix_b: Tensor, config: LoraConfig) -> Tensor:
+    """What `merge` makes of one weight."""
+    return weight + (matrix_b @ matrix_a) * (config.alpha / config.rank)
 
 
 def _digest(base: Path) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unmask.model.attention import Scope, Segments
+from unmask.model.ragged import Lengths
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,26 @@ def _pick(values_N: np.ndarray, rows_R: np.ndarray | None) -> np.ndarray:
 
 
 def _joint(samples: _Samples, kept: _Rows, count: int) -> LayerPlan:
-    """Rows are brought together by sample anyway, so equal samples are put side by side."""
+    """For engines that bring the rows together by sample anyway, equal samples are put side by side."""
     rank_S = np.empty(count, dtype=np.int64)
     sizes = [np.bincount(each, minlength=count) for each in (_pick(samples.text, kept.text), _pick(samples.gen, kept.gen))]
     whole = np.bincount(np.concatenate([samples.text, samples.gen]), minlength=count)
     rank_S[np.lexsort((sizes[0] + sizes[1], whole))] = np.arange(count)
+    towers = (_lengths(_Samples(_pick(samples.text, kept.text), _pick(samples.gen, kept.gen)), count), _lengths(samples, count))
     samples = _Samples(rank_S[samples.text], rank_S[samples.gen])
     keys = Segments.of(np.concatenate([samples.text, samples.gen]), count)
     asking = [_pick(samples.text, kept.text), _pick(samples.gen, kept.gen)]
     queries = keys if kept.are_all else Segments.of(np.concatenate(asking), count)
-    return LayerPlan(_tensor(kept.text), _tensor(kept.gen), Scope(queries, keys), None, None)
+    scope = Scope(queries, keys, None, None if towers[0] is None or towers[1] is None else (towers[0], towers[1]))
+    return LayerPlan(_tensor(kept.text), _tensor(kept.gen), scope, None, None)
+
+
+def _lengths(samples: _Samples, count: int) -> Lengths | None:
+    """Rows of each sample, tower by tower; None where they do not stand sample by sample."""
+    towers = (samples.text, samples.gen)
+    if any((np.diff(sample_N) < 0).any() for sample_N in towers):
+        return None
+    return tuple(tuple(np.bincount(sample_N, minlength=count).tolist()) for sample_N in towers)
 
 
 def _split(samples: _Samples, kept: _Rows, count: int) -> LayerPlan:

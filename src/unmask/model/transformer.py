@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.model.attention import Engine, Scope, attend, pick_engine, rotary_table
+from unmask.model.attention import Attended, Engine, Scope, attend, attend_towers, pick_engine, rotary_table
 from unmask.model.config import ComputeConfig, ModelConfig
 from unmask.model.fused import Table, gated_mlp, norm_linear, plain_weights, rms_norm, rotate
 from unmask.model.packing import LayerPlan
@@ -31,15 +31,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over the last axis."""
         return rms_norm(x, self.weight, self.eps)
-
-
-@dataclass(frozen=True)
-class Attended:
-    """Rotated queries and keys, and values: [N, H, K] each."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
 
 
 class Tower(nn.Module):
@@ -122,26 +113,28 @@ class Block(nn.Module):
 
     def forward(self, h: Streams, plan: LayerPlan, rotary: Rotary) -> Streams:
         """The next hidden states of the rows that go on. A tower without rows does not run."""
+        return self.finish(h, plan, *self.project(h, plan, rotary))
+
+    def project(self, h: Streams, plan: LayerPlan, rotary: Rotary) -> tuple[Attended | None, Attended | None]:
+        """Queries, keys and values of the text and the gen tower; None for a tower without rows."""
         text = self.text.project(h.text, plan.text_kept, self.head_width, rotary.text) if len(h.text) else None
         gen = self.gen.project(h.gen, plan.gen_kept, self.head_width, rotary.gen) if len(h.gen) else None
+        return text, gen
+
+    def finish(self, h: Streams, plan: LayerPlan, text: Attended | None, gen: Attended | None) -> Streams:
+        """From what `project` gave to the next hidden states."""
         if plan.joint is None:
             a_text, a_gen = self._attend(text, plan.text), self._attend(gen, plan.gen)
-        elif text is None or gen is None:
-            a_text = None if text is None else self._attend(text, plan.joint)
-            a_gen = None if gen is None else self._attend(gen, plan.joint)
         else:
-            q, k, v = (torch.cat([a, b]) for a, b in ((text.q, gen.q), (text.k, gen.k), (text.v, gen.v)))
-            a_text, a_gen = attend(q, k, v, plan.joint, engine=self.engine).split([len(text.q), len(gen.q)])
-        return Streams(
-            self._finish(self.text, h.text, plan.text_kept, a_text), self._finish(self.gen, h.gen, plan.gen_kept, a_gen)
-        )
+            a_text, a_gen = attend_towers([text, gen], plan.joint, self.engine)
+        return Streams(self.add(self.text, h.text, plan.text_kept, a_text), self.add(self.gen, h.gen, plan.gen_kept, a_gen))
 
     def _attend(self, rows: Attended | None, scope: Scope | None) -> Tensor | None:
         if rows is None or scope is None:
             return None
         return attend(rows.q, rows.k, rows.v, scope, engine=self.engine)
 
-    def _finish(self, tower: Tower, h: Tensor, kept: Tensor | None, a: Tensor | None) -> Tensor:
+    def add(self, tower: Tower, h: Tensor, kept: Tensor | None, a: Tensor | None) -> Tensor:
         """Attention's output into the stream, by the rows of `attn_out` that the tower has channels for; then the MLP."""
         if kept is not None:
             h = h.index_select(0, kept)
@@ -160,17 +153,19 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, self.compute.attention) for _ in range(config.num_layers))
         self.ln_f = RMSNorm(config.text_width, config.norm_eps)
 
-    def forward(self, h: Streams, packing: Packing, *, text_wanted: bool) -> Streams:
+    def rotary(self, packing: Packing) -> Rotary:
+        """Rotary tables of a batch's tokens."""
+        width, theta = self.config.head_width, self.config.rope_theta
+        return Rotary(rotary_table(packing.text_position_T, width, theta), rotary_table(packing.gen_position_G, width, theta))
+
+    def forward(self, h: Streams, packing: Packing, *, text_wanted: bool, rotary: Rotary | None = None) -> Streams:
         """Final hidden states after `ln_f`: of every token, or of those that the packing's focus names.
 
         With `text_wanted=False` the text tower stops at the last joint layer, whose text keys and values are the last that gen tokens
-        can see: the gen stream is the same, and `text` of the result is empty.
+        can see: the gen stream is the same, and `text` of the result is empty. `rotary` is what the method of that name gives, for a packing
+        that is used again and again.
         """
-        config = self.config
-        rotary = Rotary(
-            rotary_table(packing.text_position_T, config.head_width, config.rope_theta),
-            rotary_table(packing.gen_position_G, config.head_width, config.rope_theta),
-        )
+        config, rotary = self.config, rotary or self.rotary(packing)
         plans = packing.whole if text_wanted else packing.drawing
         if pick_engine(self.compute.attention, h.text.device, h.text.dtype) == "flex":
             plans = plans.with_blocks()
@@ -179,9 +174,9 @@ class Transformer(nn.Module):
             plan = plans.of(number, config.num_joint_layers, config.num_layers)
             h = checkpoint(block, h, plan, rotary, use_reentrant=False) if again else block(h, plan, rotary)
             rotary = rotary.kept(plan)
-        return Streams(self.ln_f(h.text), self._gen_norm(h.gen))
+        return Streams(self.ln_f(h.text), self.gen_norm(h.gen))
 
-    def _gen_norm(self, gen: Tensor) -> Tensor:
+    def gen_norm(self, gen: Tensor) -> Tensor:
         """`ln_f` as the published model applies it to a gen state padded with zeros to D: rms over D = sqrt(E/D) * rms over E."""
         ratio = self.config.text_width / self.config.gen_width
         scale: float = ratio**0.5

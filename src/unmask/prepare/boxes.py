@@ -46,6 +46,11 @@ def quantise(box: Box, width: int, height: int, step: int = 1) -> tuple[int, ...
     return tuple(min(CANVAS, max(0, place)) for place in places)
 
 
+def boxed(phrase: str, boxes: Sequence[Sequence[int]]) -> str:
+    """A phrase and its boxes, in the form that is trained on."""
+    return f"<box_p> {phrase} </box_p>{''.join(map(loc_string, boxes))}"
+
+
 def loc_string(places: Sequence[int]) -> str:
     """The text of one box."""
     return "<LOC_BEGIN>" + "".join(f"<LOC_{place}>" for place in places) + "<LOC_END>"

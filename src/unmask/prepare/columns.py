@@ -1,11 +1,15 @@
 """Columns that several record files share."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from unmask.prepare.converter import Job, Row
 from unmask.prepare.placing import Size
+
+FOLDERS_OF_PICTURES: dict[str, Any] = {"paths": ("image",), "modes": ("folder",)}
+"""What converters of conversations have in common whose pictures cannot stay in archives."""
 
 TURN = pa.struct([("from", pa.string()), ("value", pa.string())])
 

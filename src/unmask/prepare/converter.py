@@ -74,6 +74,10 @@ class Option:
     path: bool = False
 
 
+LOC_STEP = Option("loc-step", "1", "4 uses every fourth coordinate only, as the paper's figures do", ("1", "4"))
+"""For sets with boxes."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What is to be converted, and how.
@@ -161,6 +165,15 @@ def _no_archives(_job: Job) -> list[Archive]:
 def default_root(job: Job) -> Path:
     """The folder that rows name their pictures in, unless a converter says otherwise."""
     return job.unpack if job.images == "folder" else job.pictures or job.src
+
+
+def unpacked_root(archives: Callable[[Job], list[Archive]]) -> Callable[[Job], Path]:
+    """The root of a set whose pictures are in compressed archives, or lie unpacked already."""
+
+    def root(job: Job) -> Path:
+        return job.unpack if archives(job) else job.pictures or job.src
+
+    return root
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,16 @@ class Finder:
                     return self._on_disk(path, where)
         return Dropped(MISSING, where)
 
+    def find_all(self, names: Iterable[object], where: str) -> list[Found] | Dropped:
+        """The pictures of several names, or why the first that is missing is."""
+        found = []
+        for name in names:
+            each = self.find(name, where)
+            if isinstance(each, Dropped):
+                return each
+            found.append(each)
+        return found
+
     def _candidates(self, name: str) -> Iterator[str]:
         yield name
         parts = name.split("/")

@@ -5,20 +5,16 @@ finished archive has in the folder that it was unpacked to; so a run that was ki
 published files or the choices changed in between, the parts are made anew.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -29,6 +25,7 @@ from unmask.prepare.entry import entry_text
 from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
 from unmask.prepare.unpack import unpack
+from unmask.prepare.work import Progress, Watch, WorkFolder, alone, read_json, stamps
 from unmask.prepare.writer import Parquet, join, write_text
 
 FORMAT = 1
@@ -36,25 +33,6 @@ MARKS = ".unpacked"
 """In the folder of what is unpacked: one file for each archive that is done, so that no other conversion unpacks it again."""
 
 _TICK = 500
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        doing: what is being worked on.
-        done, total: units (archives, then shards) finished, and in all.
-        rows: rows read so far in this run.
-    """
-
-    doing: str
-    done: int
-    total: int
-    rows: int
-
-
-Watch = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -92,8 +70,8 @@ def prepare(converter: Converter, job: Job, workers: int = 1, watch: Watch | Non
         DataError: the files are not those of the data set, are broken, or nothing could be kept.
     """
     _check(converter, job)
-    work = job.out.with_name(f"{job.out.name}.work")
-    with _alone(work, job.out), readable(job):
+    work = WorkFolder(job.out)
+    with alone(job.out), readable(job):
         run = _Run(converter, job, work, workers, watch or (lambda _progress: None))
         report = run.unpack()
         job = run.job = replace(job, prefix=job.prefix or _prefix(converter.root(job), job.out))
@@ -103,28 +81,25 @@ def prepare(converter: Converter, job: Job, workers: int = 1, watch: Watch | Non
         schema = converter.schema(job)
         run.begin(shards, schema)
         report.add(run.convert(shards, schema))
-        join([run.part(number) for number in range(len(shards))], job.out, schema, report)
+        join([work.part(number) for number in range(len(shards))], job.out, schema, report)
         if report.kept == 0:
             job.out.unlink()
             raise _nothing_kept(converter, job, report)
         entry = entry_text(converter, job)
         about = {"converter": converter.name, "version": converter.version, "entry": entry, **report.as_json()}
         write_text(report_path(job.out), dumps(about))
-        run.end()
+        work.end()
     return Outcome(report, report_path(job.out), entry, run.reused)
 
 
 class _Run:
-    """The work folder of one conversion."""
+    """One conversion."""
 
-    def __init__(self, converter: Converter, job: Job, work: Path, workers: int, watch: Watch) -> None:
+    def __init__(self, converter: Converter, job: Job, work: WorkFolder, workers: int, watch: Watch) -> None:
         self._converter, self.job, self._work, self._workers, self._watch = converter, job, work, workers, watch
         self._archives = converter.archives(job)
         self._done = self._total = self._rows = 0
         self.reused = 0
-
-    def part(self, number: int) -> Path:
-        return self._work / f"part-{number:06d}.parquet"
 
     def unpack(self) -> Report:
         """Unpack what is not unpacked yet."""
@@ -132,9 +107,9 @@ class _Run:
         self._total = len(self._archives)
         for archive in self._archives:
             mark = self.job.unpack / MARKS / f"{archive.folder.replace('/', '-') or 'root'}-{archive.label}.json"
-            stamp = [*_stamps([*archive.files]), str(self.job.unpack.absolute())]
+            stamp = [*stamps([*archive.files]), str(self.job.unpack.absolute())]
             self._tell(f"unpacking {archive.label}")
-            known = _read_json(mark)
+            known = read_json(mark)
             if known is None or known["stamp"] != stamp:
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 mine = unpack(archive, self.job.unpack)
@@ -149,20 +124,13 @@ class _Run:
     def begin(self, shards: list[str], schema: pa.Schema) -> None:
         """Keep the parts of an earlier run if they are of this job, otherwise none."""
         self._total = len(self._archives) + len(shards)
-        stamp = _fingerprint(self._converter, self.job, shards, schema)
-        plan = self._work / "plan.json"
-        if _read_json(plan) != {"stamp": stamp}:
-            for old in self._work.glob("part-*"):
-                old.unlink()
-            write_text(plan, dumps({"stamp": stamp}))
-        for remains in self._work.glob(".*.part"):
-            remains.unlink()
+        self._work.begin(_fingerprint(self._converter, self.job, shards, schema))
 
     def convert(self, shards: list[str], schema: pa.Schema) -> Report:
         """Make the missing parts; the counts of all."""
         missing = []
         for number, shard in enumerate(shards):
-            if self._counts(number) is None:
+            if self._work.counts(number) is None:
                 missing.append((number, shard))
             else:
                 self.reused += 1
@@ -173,11 +141,11 @@ class _Run:
             for number, shard in missing:
                 self._tell(shard)
                 before = self._rows
-                convert_shard(self._converter.name, self.job, shard, schema, self.part(number), self._ticks(shard))
+                convert_shard(self._converter.name, self.job, shard, schema, self._work.part(number), self._ticks(shard))
                 self._rows = before + self._finished(number)
         report = Report()
         for number in range(len(shards)):
-            counts = self._counts(number)
+            counts = self._work.counts(number)
             assert counts is not None
             report.add(counts)
         return report
@@ -185,7 +153,11 @@ class _Run:
     def _convert_many(self, missing: list[tuple[int, str]], schema: pa.Schema) -> None:
         with ProcessPoolExecutor(self._workers, mp_context=get_context("spawn")) as pool:
             futures = [
-                (number, shard, pool.submit(convert_shard, self._converter.name, self.job, shard, schema, self.part(number)))
+                (
+                    number,
+                    shard,
+                    pool.submit(convert_shard, self._converter.name, self.job, shard, schema, self._work.part(number)),
+                )
                 for number, shard in missing
             ]
             try:
@@ -202,13 +174,9 @@ class _Run:
 
     def _finished(self, number: int) -> int:
         self._done += 1
-        counts = self._counts(number)
+        counts = self._work.counts(number)
         assert counts is not None
         return counts.read
-
-    def _counts(self, number: int) -> Report | None:
-        known = _read_json(self.part(number).with_suffix(".json"))
-        return Report.from_json(known) if known is not None and self.part(number).exists() else None
 
     def _tell(self, doing: str) -> None:
         self._watch(Progress(doing, self._done, self._total, self._rows))
@@ -221,11 +189,6 @@ class _Run:
             self._tell(shard)
 
         return tick
-
-    def end(self) -> None:
-        """Everything is written: the parts have done their duty. The plan goes first, so that half a folder is never taken for whole."""
-        (self._work / "plan.json").unlink()
-        shutil.rmtree(self._work, ignore_errors=True)
 
 
 def convert_shard(
@@ -343,26 +306,6 @@ def _is_published(job: Job) -> bool:
     return job.out.samefile(job.src) or job.out.resolve().is_relative_to(job.src.resolve())
 
 
-@contextmanager
-def _alone(work: Path, out: Path) -> Iterator[None]:
-    """Hold the output for this process; the system lets go when it ends, however it ends."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work.mkdir(exist_ok=True)
-        lock = out.with_name(f".{out.name}.lock")
-        with lock.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError("another `unmask prepare` is writing it", where=str(out), fix="wait for it, or stop it") from None
-            yield
-            lock.unlink(missing_ok=True)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        fix = "free some space, then start again" if full else "check that you may read and write there"
-        raise DataError(f"cannot be written or read ({error.strerror})", where=str(error.filename or out), fix=fix) from None
-
-
 def _nothing_kept(converter: Converter, job: Job, report: Report) -> DataError:
     reasons = "; ".join(f"{reason}: {count.number:,}, first {count.first}" for reason, count in sorted(report.dropped.items()))
     what = f"no row of {report.read:,} could be kept ({reasons or 'there were none'})"
@@ -385,20 +328,6 @@ def _fingerprint(converter: Converter, job: Job, shards: list[str], schema: pa.S
         dict(job.options),
         str(schema),
         shards,
-        _stamps([path for path in (*watched, *named) if path.exists()]),
+        stamps([path for path in (*watched, *named) if path.exists()]),
     ]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _stamps(paths: list[Path]) -> list[Any]:
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        os.unlink(path)
-        return None

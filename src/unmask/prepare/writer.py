@@ -1,7 +1,7 @@
 """Rows -> parquet, in row groups, written under another name and renamed: the same rows always give the same bytes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,10 +88,15 @@ def write_text(path: Path, text: str) -> None:
 def join(parts: Sequence[Path], out: Path, schema: pa.Schema, report: Report) -> None:
     """One file of all parts in order; rows whose hidden key came before are left out and counted."""
     public = pa.schema([field for field in schema if field.name != KEY], metadata=schema.metadata)
-    with Parquet(out, public) as target:
+    write_groups(out, public, _unique(parts, report))
+
+
+def write_groups(out: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """One file of small tables in order, in row groups of at least `GROUP_ROWS` rows or `GROUP_BYTES`."""
+    with Parquet(out, schema) as target:
         pieces: list[pa.Table] = []
         rows = size = 0
-        for piece in _unique(parts, report):
+        for piece in tables:
             pieces.append(piece)
             rows, size = rows + piece.num_rows, size + piece.nbytes
             if rows >= GROUP_ROWS or size >= GROUP_BYTES:

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.config import to_yaml
-from unmask.distributed import collectives, shards
+from unmask.distributed import shards
 from unmask.distributed.mesh import ALONE, Ranks, own_group
 from unmask.errors import CheckpointError
 from unmask.model.weights import native
 from unmask.storage import sealed
 from unmask.train.task import Saved, Shareable, Task
+from unmask.train.together import seal_together
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 MOMENTS = "optimizer/"
@@ -54,25 +55,36 @@ class Writer:
         self._pool = ThreadPoolExecutor(1, "checkpoint") if background else None
         self._ranks = own_group(ranks) if background else ranks
         self._pending: Future[None] | None = None
+        if ranks.is_first:
+            sweep(run)
 
-    def write(self, task: Task, optimizer: torch.optim.Optimizer, state: State) -> None:
+    def write(
+        self, task: Task, optimizer: torch.optim.Optimizer, state: State, means: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Write a checkpoint, or begin to.
+
+        Args:
+            task: its weights and configurations are written.
+            optimizer: its moments are written.
+            state: where the run stands.
+            means: running means of weights, by the names of these.
 
         Raises:
             CheckpointError: on every rank: the disk is full or the folder cannot be written; older checkpoints are untouched.
         """
         self.finish()
-        moments = _optimizer_tensors(task.model, optimizer)
+        beside = {f"{MOMENTS}{name}": value for name, value in _optimizer_tensors(task.model, optimizer).items()}
+        beside |= {f"{native.EMA}{name}": value for name, value in (means or {}).items()}
         if not isinstance(task, Shareable):
-            self._store(task.write, moments, state)
+            self._store(task.write, beside, state)
             return
         saved = task.saved()
         if self._pool is None:
-            self._keep(saved, moments, state)
+            self._keep(saved, beside, state)
             return
         copies = {name: shards.detached(value) for name, value in saved.tensors.items()}
-        moments = {name: shards.detached(value) for name, value in moments.items()}
-        self._pending = self._pool.submit(self._keep, replace(saved, tensors=copies), moments, state)
+        beside = {name: shards.detached(value) for name, value in beside.items()}
+        self._pending = self._pool.submit(self._keep, replace(saved, tensors=copies), beside, state)
 
     def finish(self) -> None:
         """Wait for what is being written.
@@ -84,50 +96,37 @@ class Writer:
         if pending is not None:
             pending.result()
 
-    def _keep(self, saved: Saved, moments: Mapping[str, Tensor], state: State) -> None:
+    def _keep(self, saved: Saved, beside: Mapping[str, Tensor], state: State) -> None:
         if self._ranks.are_many:
-            self._store_together(saved, moments, state)
+            self._store_together(saved, beside, state)
         else:
-            self._store(lambda folder: write_saved(saved, folder), moments, state)
+            self._store(lambda folder: write_saved(saved, folder), beside, state)
 
-    def _store(self, weights: Callable[[Path], None], moments: Mapping[str, Tensor], state: State) -> None:
+    def _store(self, weights: Callable[[Path], None], beside: Mapping[str, Tensor], state: State) -> None:
+        moments, means = (_below(prefix, beside) for prefix in (MOMENTS, native.EMA))
+
         def fill(folder: Path) -> None:
             weights(folder)
             save_tensors(moments, folder / OPTIMIZER)
+            if means:
+                save_tensors(means, folder / native.EMA_WEIGHTS)
             (folder / STATE).write_text(json.dumps(state.__dict__, indent=1))
 
         sealed.write(self._place(state), fill)
         retain(self.run, self.keep)
 
-    def _store_together(self, saved: Saved, moments: Mapping[str, Tensor], state: State) -> None:
-        """The first rank opens the folder, all write, the first seals it; what goes wrong anywhere is raised everywhere."""
-        tensors = {native.MODEL + name: value for name, value in saved.tensors.items()}
-        tensors |= {f"{MOMENTS}{name}": value for name, value in moments.items()}
-        told, error = False, None
+    def _store_together(self, saved: Saved, beside: Mapping[str, Tensor], state: State) -> None:
+        tensors = {native.MODEL + name: value for name, value in saved.tensors.items()} | dict(beside)
 
-        def fill(folder: Path) -> None:
-            nonlocal told
-            told = True
-            collectives.from_first(self._ranks, folder)
-            shards.save(folder / native.SHARDED, tensors, self._ranks)
+        def facts(folder: Path) -> None:
             write_configs(saved.configs, folder)
             (folder / STATE).write_text(json.dumps(state.__dict__, indent=1))
 
-        try:
-            if self._ranks.is_first:
-                sealed.write(self._place(state), fill)
-                retain(self.run, self.keep)
-            else:
-                folder: Path | None = collectives.from_first(self._ranks, None)
-                if folder is not None:
-                    shards.save(folder / native.SHARDED, tensors, self._ranks)
-        except CheckpointError as caught:
-            error = caught
-            if not told:
-                collectives.from_first(self._ranks, None)
-        except OSError:  # the first rank reports it
-            pass
-        collectives.raise_together(self._ranks, error)
+        seal_together(
+            self._ranks, self._place(state), lambda folder: shards.save(folder / native.SHARDED, tensors, self._ranks), facts
+        )
+        if self._ranks.is_first:
+            retain(self.run, self.keep)
 
     def _place(self, state: State) -> Path:
         return self.run / "checkpoints" / f"step-{state.step:08d}"
@@ -158,9 +157,15 @@ def expect(folder: Path, name: str) -> None:
 
 
 def retain(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
+    """Remove all but the newest `keep` checkpoints; what is half removed does not look like one."""
     for folder in native.finished(run)[:-keep]:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.rename(folder.with_name(f".removed-{folder.name}")), ignore_errors=True)
+
+
+def sweep(run: Path) -> None:
+    """Remove what a kill left of checkpoints that were being written or removed; nobody else may be writing."""
+    for left in (run / "checkpoints").glob(".*-step-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def read_state(folder: Path) -> State:
@@ -203,6 +208,10 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
         for name, parameter in model.named_parameters()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

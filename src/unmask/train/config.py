@@ -10,11 +10,17 @@ from unmask.data.images import DecodeMode
 from unmask.data.order import MixingMode
 from unmask.data.tiles import TilingConfig
 from unmask.diffusion.corruption import CorruptionConfig
+from unmask.diffusion.losses import LossConfig
 from unmask.distributed.config import ParallelConfig
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.config import ComputeConfig, LoraConfig, ModelConfig
 from unmask.train import parts
+from unmask.train.ema import EmaConfig
 from unmask.train.stages import ANY, read_stage
+from unmask.train.trackers import LogConfig
+from unmask.train.validation import ValidateConfig
+
+_MERGE = "leave it out, and use `unmask convert RUN FOLDER --merge-lora` afterwards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +34,13 @@ class ImageConfig:
         decode: `draft` scales JPEGs while decoding, `fast` more so, `exact` decodes them whole (docs/decisions/0014).
         published_strings: whether samples are written as the published checkpoint knows them, with words around pictures that were meant as
             tokens (`data/published_strings.py`); saved with the checkpoint.
+        remember: of so many pictures a process keeps the codes, so that one that comes again with the same pixels is not encoded again. Pays
+            where pictures are few and are not cropped at random.
     """
 
     size: int
     compress: bool
+    remember: int = 0
     condition_drop: float = 0.3
     decode: DecodeMode = "draft"
     published_strings: bool = False
@@ -129,18 +138,13 @@ class CheckpointConfig:
         every: steps between two of them.
         keep: how many are kept.
         background: whether they are written while training goes on, from a copy in host memory.
+        export: whether the last weights are written once more, to `export/` of the run's folder, as plain safetensors with an index.
     """
 
     every: int = 500
     keep: int = 3
     background: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """Where figures go, besides `metrics.jsonl` and the progress bar."""
-
-    tensorboard: bool = True
+    export: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,14 +200,29 @@ class StageConfig(RunConfig):
         lora: adapters on the towers' layers; everything but them and `trainable` stays as in `init`.
         text_loss: whether text targets are masked and learned (off in the published 256 px stage).
         edit_weight: what a code that an edit changes counts, in data sets that ask for it (`reweight`).
+        eos_targets: the most end-of-text tokens that follow an answer in words and are learned like it, so that a model that is given room for
+            a longer answer learns to leave it empty; half of the samples have none, the others 1 ... that many. The published padding makes all
+            of a batch's rows as long as the longest, and learns every token of it (model.md 4.6).
+        infill: share of the answers in words that get marks where text may be put in (fill-in-the-middle; published: 0, or 0.8 where it is on).
+        loss: how the losses of all targets become one number.
+        validate: what is tried every so many steps; null: nothing.
+        decode: a file of presets (`infer/presets.py`) that is saved with the weights and says how they are used; null: as of `init`, or the
+            built-in ones.
+        ema: running means of what learns, saved beside it; null: none.
     """
 
     task: Literal["unified"] = "unified"
     image: ImageConfig
     trainable: tuple[str, ...] | str | None = None
     lora: LoraConfig | None = None
+    ema: EmaConfig | None = None
     text_loss: bool = True
     edit_weight: float = 5.0
+    eos_targets: int = 32
+    infill: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
+    validate: ValidateConfig | None = None
+    decode: Path | None = None
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
@@ -211,11 +230,19 @@ class StageConfig(RunConfig):
         super().__post_init__()
         if not self.edit_weight > 0:
             raise FieldError("edit_weight", f"must be above 0, not {self.edit_weight}")
+        if self.eos_targets < 0:
+            raise FieldError("eos_targets", f"must not be below 0, not {self.eos_targets}")
+        if not 0 <= self.infill <= 1:
+            raise FieldError("infill", f"is a share of the samples, 0 to 1, not {self.infill}")
         wrong = parts.unknown(self.learning)
         if wrong is not None:
             raise FieldError("trainable", *wrong)
         if self.lora is not None:
             self._check_lora(self.lora)
+            if self.checkpoint.export:
+                raise FieldError(
+                    "checkpoint.export", "writes whole models, and a run with `lora` saves adapters alone", fix=_MERGE
+                )
         elif not self.learning:
             raise FieldError("trainable", "names nothing that learns", fix="name parts of the model, or [all]")
         elif parts.pieces(self.learning) != parts.NAMES["all"] and self.init is None:
@@ -385,7 +412,9 @@ def load_model_config(reference: str) -> ModelConfig:
 def tiling(config: ModelConfig) -> TilingConfig | None:
     """The tiles that a model's vision tower reads; None for a model without one."""
     vision = config.vision
-    return None if vision is None else TilingConfig(tile=vision.image_size, pooled=vision.pooled)
+    if vision is None:
+        return None
+    return TilingConfig.of(vision.image_size, vision.pooled, vision.pinpoints)
 
 
 def config_file(kind: str, name: str) -> Path:

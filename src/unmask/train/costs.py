@@ -25,8 +25,8 @@ TFLOPS = 312.0
 """Dense bf16 peak of an A100, on which the paper trained; an H100 has 989."""
 RESERVE = 3.0
 """GiB for the CUDA context, communication buffers and fragmentation: an allowance, not counted from anything."""
-LOSS_ROWS = 1024
-"""Targets whose logits exist at one time."""
+HALF = (0.5, 0.5)
+"""Shares of answers and of codes that are masked, before anything is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,6 @@ class Machine:
         recompute: whether blocks keep their inputs alone and compute the rest again.
         accumulate: `local` keeps whole gradients until the last micro-batch of a step, `sharded` divides them after each.
         hybrid: parameters are divided within a node and repeated on every node, instead of divided among all.
-        loss_rows: targets whose logits exist at one time; None: all.
         reserve: GiB that are left free.
         foreach: the optimizer works on all parameters at once, as it does on a GPU.
     """
@@ -57,9 +56,33 @@ class Machine:
     recompute: bool = True
     accumulate: Literal["local", "sharded"] = "sharded"
     hybrid: bool = False
-    loss_rows: int | None = LOSS_ROWS
     reserve: float = RESERVE
     foreach: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        stage: StageConfig,
+        *,
+        gpus: int = 1,
+        nodes: int = 1,
+        memory: float = 80.0,
+        tflops: float = TFLOPS,
+        utilisation: float = UTILISATION,
+    ) -> "Machine":
+        """GPUs, so many on each node, that compute as a stage file's `parallel` and `compute` say."""
+        sharded = gpus * nodes > 1  # one that is alone computes with its parameters as they are
+        return cls(
+            gpus=gpus * nodes,
+            nodes=nodes,
+            precision="bf16" if sharded and stage.parallel.precision != "fp32" else "fp32",
+            recompute=stage.compute.activation_checkpointing == "blocks",
+            accumulate=stage.parallel.accumulate,
+            hybrid=nodes > 1 and stage.parallel.spread == "node",
+            memory=memory,
+            tflops=tflops,
+            utilisation=utilisation,
+        )
 
     @property
     def ranks(self) -> int:
@@ -151,8 +174,10 @@ def tower_flops(width: int, inner: int, mlp: int) -> int:
     return 2 * (4 * width * inner + 3 * width * mlp)
 
 
-def sample_flops(shape: Shape, stage: StageConfig, config: ModelConfig, learns: Learns, masked: float = 0.5) -> float:
-    """Operations of one sample, forward and backward.
+def sample_flops(
+    shape: Shape, stage: StageConfig, config: ModelConfig, learns: Learns, masked: tuple[float, float] = HALF
+) -> float:
+    """Operations of one sample, forward and backward; `masked` are the shares of its answers and of its codes that are.
 
     forward   tokens x layers x `tower_flops`; attention 4 I x (queries x keys); heads 2 D V and 2 E (2 E + C) a target; the eye and the image
               tokenizer by `tile_flops` and `encode_flops`. Without text targets the text tower ends at the last joint layer, whose keys and
@@ -174,10 +199,12 @@ def sample_flops(shape: Shape, stage: StageConfig, config: ModelConfig, learns: 
     gen_work = gen * layers * tower_flops(config.gen_width, inner, config.gen_mlp_width)
     seen = joint * (shape.text + gen) ** 2 + max(0, text_layers - joint) * shape.text**2 + (layers - joint) * gen**2
     attention = 4 * inner * seen * (3 if learns_text or learns_gen else 1)
-    head = (shape.answers * masked * 2 * config.text_width * config.vocab_size * (2 + (learns.heads[1] > 0))) if wanted else 0.0
+    head = (
+        (shape.answers * masked[0] * 2 * config.text_width * config.vocab_size * (2 + (learns.heads[1] > 0))) if wanted else 0.0
+    )
     width = config.gen_width
     per_target = 2 * width * (2 * width + config.image_tokenizer.num_codes) * (3 if learns_gen else 2)
-    codes_work = shape.drawn * codes * masked * per_target + shape.pictures * codes * 4 * width**2 * gen_times
+    codes_work = shape.drawn * codes * masked[1] * per_target + shape.pictures * codes * 4 * width**2 * gen_times
     eye = shape.tiles * tile_flops(config.vision, config.text_width) if config.vision is not None else 0
     vq = shape.pictures * encode_flops(config.image_tokenizer, stage.image.size)
     return text * text_times + gen_work * gen_times + attention + head + codes_work + eye * (3 if learns.vision[1] else 1) + vq
@@ -257,6 +284,7 @@ class Memory:
         parameters: its part of the weights (4 bytes each) and, in full, the image tokenizer.
         gradients: of its part of what learns (4 bytes each).
         optimizer: two moments of the same (8 bytes each).
+        means: running means of the same, if the stage keeps some (4 bytes each).
         gathered: weights gathered for computing: all that is outside of blocks and two blocks, and a block's gradients before they are divided.
         activations: the most that is kept and used at one time in forward and backward pass, with gradients that are there by then.
         encoding: pictures on their way to codes, before the forward pass.
@@ -267,6 +295,7 @@ class Memory:
     parameters: float
     gradients: float
     optimizer: float
+    means: float
     gathered: float
     activations: float
     encoding: float
@@ -277,7 +306,7 @@ class Memory:
 def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, learns: Learns, machine: Machine) -> Memory:
     """The peak of one rank whose micro-batch holds these samples.
 
-    always     parameters 4 N / R + image tokenizer, moments 8 N_learning / R
+    always     parameters 4 N / R + image tokenizer, moments 8 N_learning / R, running means 4 N_learning / R
     then the most of
       encode   `encode_bytes` x pictures
       forward and backward
@@ -289,6 +318,7 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
     ranks = machine.ranks
     parameters = 4 * learns.total / ranks + 4 * learns.image_tokenizer
     gradients, optimizer = 4 * learns.learning / ranks, 8 * learns.learning / ranks
+    means = gradients if stage.ema is not None else 0.0
     a = 2 if machine.precision == "bf16" else 4
     gathered = 0.0
     if machine.gathers:
@@ -299,8 +329,8 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
     passing = _sweep(_pieces(shapes, stage, config, learns, machine), resident)
     encoding = encode_bytes(config.image_tokenizer, stage.image.size) * sum(shape.pictures for shape in shapes)
     updating = gradients if machine.foreach else 2 * 4 * learns.largest / ranks
-    peak = parameters + optimizer + max(encoding + (resident or 0.0), passing + gathered, gradients + updating)
-    return Memory(parameters, gradients, optimizer, gathered, passing, encoding, updating, peak)
+    peak = parameters + optimizer + means + max(encoding + (resident or 0.0), passing + gathered, gradients + updating)
+    return Memory(parameters, gradients, optimizer, means, gathered, passing, encoding, updating, peak)
 
 
 def _sweep(pieces: Sequence[_Piece], resident: float | None) -> float:
@@ -344,15 +374,15 @@ def _pieces(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, le
         inputs = a * (runs * config.text_width + gen * config.gen_width)
         saved, work = (inputs, full + work) if machine.recompute else (full, work)
         blocks.append(_Piece(saved, work, 4 * learns.block[1] / ranks))
-    return [first, *blocks, _heads(answers, drawn_codes, config, learns, machine)]
+    return [first, *blocks, _heads((answers, drawn_codes), stage, config, learns, machine)]
 
 
-def _heads(answers: int, codes: int, config: ModelConfig, learns: Learns, machine: Machine) -> _Piece:
+def _heads(targets: tuple[int, int], stage: StageConfig, config: ModelConfig, learns: Learns, machine: Machine) -> _Piece:
     """A target's logits: fp32 probabilities and their gradient, 8 bytes a word, and the logits themselves where they are not fp32."""
     a = 2 if machine.precision == "bf16" else 4
     logits = 8 + (a if a < 4 else 0)
-    rows = min(answers, machine.loss_rows or answers), min(codes, machine.loss_rows or codes)
-    work = max(rows[0] * logits * config.vocab_size, rows[1] * logits * config.image_tokenizer.num_codes)
+    (answers, codes), sizes = targets, (config.vocab_size, config.image_tokenizer.num_codes)
+    work = max(min(count, stage.compute.rows(size)) * logits * size for count, size in zip(targets, sizes, strict=True))
     saved = answers * a * config.text_width + codes * (8 + 6 * a) * config.gen_width
     return _Piece(saved, work, 4 * learns.heads[1] / machine.ranks)
 

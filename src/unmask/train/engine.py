@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,16 +24,23 @@ from unmask.model.weights import native
 from unmask.storage.fetch import FetchConfig
 from unmask.train import checkpoint
 from unmask.train.config import RunConfig, StageConfig, TokenizerStageConfig
+from unmask.train.ema import Ema
+from unmask.train.export import export
 from unmask.train.metrics import Reporter, Silent, StepMetrics
 from unmask.train.optim import build_optimizer, learning_table, lr_factor, set_lr, what_learns
 from unmask.train.parallelize import clip
+from unmask.train.peak import peak_flops
 from unmask.train.stages import check_start
 from unmask.train.task import Task
 from unmask.train.together import StepFacts, StopSignal, do_together, exchange, lost_ranks, one_after_another
 from unmask.train.tokenizer_task import TokenizerTask
+from unmask.train.trackers import check_installed, open_trackers
 from unmask.train.unified_task import UnifiedTask
+from unmask.train.validation import Validation, requests_of
 from unmask.train.watchdog import Watchdog
 
+EXPORT = "export"
+"""Folder of a run that holds its last weights as plain safetensors, if it was asked for."""
 MAX_SKIPPED = 20
 """Steps in a row that may be skipped as non-finite before the run stops."""
 
@@ -50,6 +57,8 @@ class Run:
     writer: checkpoint.Writer
     state: OrderState
     fingerprint: dict[str, object]
+    ema: Ema | None = None
+    validation: Validation | None = None
 
 
 def train(stage: RunConfig, console: Console) -> Path:
@@ -67,8 +76,14 @@ def train(stage: RunConfig, console: Console) -> Path:
         run = prepare(stage, console, ranks)
         done = run.state
         try:
-            with _reporter(run, console) as reporter, Watchdog(ranks, stage.parallel.slow_step_seconds) as watchdog:
+            with (
+                do_together(ranks, lambda: _reporter(run, console)) as reporter,
+                Watchdog(ranks, stage.parallel.slow_step_seconds) as watchdog,
+            ):
                 for done in _steps(run, reporter, watchdog, stop):
+                    if run.validation is not None and run.validation.is_due(done.step, stage.steps):
+                        watchdog.at(done.step, "validating")
+                        validate(run, run.validation, reporter, done.step)
                     if done.step % stage.checkpoint.every == 0 or done.step == stage.steps:
                         watchdog.at(done.step, "writing a checkpoint")
                         save(run, done)
@@ -79,13 +94,16 @@ def train(stage: RunConfig, console: Console) -> Path:
             run.writer.finish()
             raise
         run.writer.finish()
-        return native.find(stage.folder, check=ranks.is_first)
+        last = do_together(ranks, lambda: native.find(stage.folder, check=ranks.is_first))
+        if stage.checkpoint.export:
+            export(last, stage.folder / EXPORT, ranks)
+        return last
 
 
 def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -> Iterator[OrderState]:
     """Train; the state after each step."""
     stage, budget = run.stage, FaultBudget(run.stage.loader.fault_budget)
-    skipped = 0
+    skipped, peak = 0, run.ranks.world * peak_flops(run.ranks.device, stage.log.peak_tflops)
     for loaded, facts, started in _loaded(run, watchdog, stop):
         number = loaded.state.step
         reporter.faults(number, facts.faults)
@@ -101,13 +119,16 @@ def _steps(run: Run, reporter: Reporter, watchdog: Watchdog, stop: StopSignal) -
         if finite:
             run.optimizer.step()
             run.task.updated()
+            if run.ema is not None:
+                run.ema.update(number)
         elif skipped > MAX_SKIPPED:
             raise TrainingError(f"loss or gradients were not finite in {skipped} steps in a row", fix="lower optim.lr")
         seconds = time.perf_counter() - started
         reporter.step(
             StepMetrics(
                 number, result, norm, rates, not finite, facts.samples / seconds, facts.tokens / seconds,
-                facts.waited / seconds, sum(budget.counts.values()), facts.retries,
+                facts.waited / seconds, sum(budget.counts.values()), facts.retries, result.flops / (seconds * peak) or None,
+                *facts.by_dataset(),
             )
         )  # fmt: skip
         yield loaded.state
@@ -141,12 +162,31 @@ def _reporter(run: Run, console: Console) -> Reporter:
     stage = run.stage
     if not run.ranks.is_first:
         return Silent()
-    return Reporter(stage.folder, run.state.step, stage.steps, stage.log.tensorboard, console)
+    trackers = open_trackers(stage.log, stage.folder, run.state.step, asdict(stage))
+    return Reporter(stage.folder, run.state.step, stage.steps, trackers, console)
 
 
 def save(run: Run, state: OrderState) -> None:
     """Write a checkpoint and remove those that are too old."""
-    run.writer.write(run.task, run.optimizer, checkpoint.State(state.step, state.counters, run.fingerprint))
+    means = None if run.ema is None else run.ema.means
+    run.writer.write(run.task, run.optimizer, checkpoint.State(state.step, state.counters, run.fingerprint), means)
+
+
+def validate(run: Run, validation: Validation, reporter: Reporter, step: int) -> None:
+    """Try what the model can do, and report it."""
+    assert isinstance(run.task, UnifiedTask)
+    with run.task.in_use() as model:
+        scores = do_together(run.ranks, lambda: validation.run(model, step))
+    reporter.validated(step, scores)
+
+
+def _validation(stage: RunConfig, task: Task, ranks: Ranks) -> Validation | None:
+    config = stage.validate if isinstance(stage, StageConfig) else None
+    if config is None:
+        return None
+    cache = stage.loader.cache.expanduser()
+    requests = one_after_another(ranks, lambda: requests_of(config, task.encoding, cache, stage.seed))
+    return Validation(config, requests, stage.folder / "validation" if ranks.is_first else None)
 
 
 def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
@@ -156,6 +196,7 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that writes over every new tensor
     agree(ranks, {"version": f"Unmask {__version__}, torch {torch.__version__}", "configuration": stage})
+    do_together(ranks, lambda: check_installed(stage.log))
     remark = do_together(ranks, lambda: check_start(stage.name, stage.init, stage.accepts))
     if remark is not None:
         console.print(remark)
@@ -165,17 +206,23 @@ def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:
         ranks = replace(ranks, mesh=lay_out(ranks, stage.parallel.spread))
     task = do_together(ranks, lambda: _task(stage, ranks))
     recipe, mixture = one_after_another(ranks, lambda: _open_data(stage, task))
+    validation = _validation(stage, task, ranks)
     fingerprint: dict[str, object] = dict(mixture.fingerprint())
     agree(ranks, {"data": fingerprint})
     optimizer = build_optimizer(task.model, stage.optim, task.part_of)
     console.print(learning_table(what_learns(task.model, stage.optim, task.part_of)))
+    asked = stage.ema if isinstance(stage, StageConfig) else None
+    ema = None if asked is None else Ema(task.model, asked)
     found = collectives.from_first(ranks, do_together(ranks, lambda: _newest(stage, ranks)))
     state = mixture.order.start()
     if found is not None:
         state = do_together(ranks, lambda: _resume(found, stage, task, optimizer, fingerprint, console))
+        remark = None if ema is None else do_together(ranks, lambda: ema.read(found))
+        if remark is not None:
+            console.print(f"  {remark}")
     loader = Loader(recipe, mixture.order, state, division, stage.loader.workers, stage.loader.steps_ahead)
     writer = checkpoint.Writer(stage.folder, stage.checkpoint.keep, ranks, background=stage.checkpoint.background)
-    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint)
+    return Run(stage, ranks, task, optimizer, loader, writer, state, fingerprint, ema, validation)
 
 
 def _task(stage: RunConfig, ranks: Ranks) -> Task:

@@ -1,9 +1,9 @@
-"""What people see of a run: a progress bar, `metrics.jsonl`, `faults.jsonl`, TensorBoard."""
+"""What people see of a run: a progress bar, `metrics.jsonl`, `faults.jsonl`, `validation.jsonl`, and the trackers of `trackers.py`."""
 
 import json
-from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unmask.data.sample import Fault
 from unmask.train.task import StepResult
+from unmask.train.trackers import Tracker, scalar_name
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class StepMetrics:
         data_wait: share of the step's time spent waiting for the loader.
         faults: rows replaced since the start of this process.
         retries: how often storage was asked again for this step.
+        utilisation: operations of forward and backward pass, recomputation not counted, as a share of what the devices could have done in that
+            time; None where nobody counts them.
+        rows: rows that the step took, by data set.
+        faulty: rows of it that were replaced, by data set.
     """
 
     step: int
@@ -41,10 +46,13 @@ class StepMetrics:
     data_wait: float
     faults: int
     retries: int = 0
+    utilisation: float | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    faulty: Mapping[str, int] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float | None]:
         """One figure a name, as `metrics.jsonl` has them; `lr_PART` is the learning rate of a part that has its own."""
-        figures = {name: value for name, value in vars(self).items() if name not in {"result", "lr", "step"}}
+        figures = {name: value for name, value in vars(self).items() if name not in {"result", "lr", "step", "rows", "faulty"}}
         rates = {f"lr_{part}" if part else "lr": lr for part, lr in self.lr.items()}
         return {"step": self.step, "loss": self.result.loss, **self.result.figures, **rates, **figures}
 
@@ -62,6 +70,7 @@ class JsonLines:
         if path.is_file():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= after_step]
         path.write_text("".join(f"{line}\n" for line in lines))
+        self.last: Mapping[str, Any] = json.loads(lines[-1]) if lines else {}
         self._file = path.open("a")
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -90,18 +99,19 @@ class Reporter:
         run: the run's folder.
         first_step: steps that are done already.
         num_steps: steps in all.
-        tensorboard: whether to write TensorBoard files.
+        trackers: who takes scalars besides.
         console: where the bar goes.
     """
 
-    def __init__(self, run: Path, first_step: int, num_steps: int, tensorboard: bool, console: Console) -> None:
+    def __init__(self, run: Path, first_step: int, num_steps: int, trackers: Sequence[Tracker], console: Console) -> None:
         self._metrics = JsonLines(run / "metrics.jsonl", first_step)
         self._faults = JsonLines(run / "faults.jsonl", first_step)
-        self._board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (seconds to import)
-
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self._run, self._first_step = run, first_step
+        self._validation: JsonLines | None = None
+        self._trackers = list(trackers)
+        self._totals = Counter[str](
+            {name: int(value) for name, value in self._metrics.last.items() if name.startswith(("rows/", "faults/"))}
+        )
         self._recent: deque[StepMetrics] = deque(maxlen=20)
         self._console, self._noted = console, set[str]()
         self._progress = Progress(
@@ -125,8 +135,10 @@ class Reporter:
         self._progress.stop()
         self._metrics.close()
         self._faults.close()
-        if self._board is not None:
-            self._board.close()
+        if self._validation is not None:
+            self._validation.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def faults(self, step: int, faults: Iterable[Fault]) -> None:
         """Write the rows that a step replaced."""
@@ -140,24 +152,44 @@ class Reporter:
                 self._noted.add(note)
 
     def step(self, metrics: StepMetrics) -> None:
-        """Write and show a step."""
-        self._metrics.write([metrics.flat()])
+        """Write and show a step; rows and faults of data sets are counted from the start of the run."""
+        self._totals.update({f"rows/{name}": count for name, count in metrics.rows.items()})
+        self._totals.update({f"faults/{name}": count for name, count in metrics.faulty.items()})
+        figures = {**metrics.flat(), **self._totals}
+        self._metrics.write([figures])
         self._recent.append(metrics)
-        if self._board is not None:
-            for name, value in metrics.flat().items():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(name, value, metrics.step)
+        self._track({name: value for name, value in figures.items() if name != "step" and value is not None}, metrics.step)
         self._progress.update(self._task, completed=metrics.step, figures=self._figures())
+
+    def validated(self, step: int, scores: Mapping[str, float]) -> None:
+        """Write and show the scores of a validation."""
+        if self._validation is None:  # most runs have none
+            self._validation = JsonLines(self._run / "validation.jsonl", self._first_step)
+        self._validation.write([{"step": step, **scores}])
+        self._track(scores, step)
+        said = ", ".join(f"{name.removeprefix('validation/')} {value:.3f}" for name, value in scores.items())
+        self._console.print(f"validation after step {step}: {said or 'pictures only'}")
+
+    def _track(self, figures: Mapping[str, float], step: int) -> None:
+        """Hand scalars on; a tracker that fails is told of once and left alone, the run goes on."""
+        for tracker in list(self._trackers):
+            try:
+                tracker.log({scalar_name(name): float(value) for name, value in figures.items()}, step)
+            except Exception as error:  # noqa: BLE001  (of whatever kind the package raises)
+                self._trackers.remove(tracker)
+                self.notes([f"{tracker.name} takes no more figures: {error}"])
 
     def _figures(self) -> str:
         count = len(self._recent)
         loss = sum(each.result.loss for each in self._recent) / count
         speed = sum(each.samples_per_second for each in self._recent) / count
         wait = sum(each.data_wait for each in self._recent) / count
-        faults = self._recent[-1].faults
-        said = f"{self._recent[-1].result.said}  " if self._recent[-1].result.said else ""
-        text = f"loss {loss:.3f}  {said}{speed:.1f} samples/s  data wait {wait:.0%}"
-        return f"{text}  {faults} faults" if faults else text
+        last = self._recent[-1]
+        shares = [each.utilisation for each in self._recent if each.utilisation is not None]
+        said = [f"loss {loss:.3f}", last.result.said, f"{speed:.1f} samples/s", f"data wait {wait:.0%}"]
+        said += [f"MFU {sum(shares) / len(shares):.0%}"] if shares else []
+        said += [f"{last.faults} faults"] if last.faults else []
+        return "  ".join(each for each in said if each)
 
 
 class Silent(Reporter):
@@ -177,4 +209,7 @@ class Silent(Reporter):
         """Nothing."""
 
     def step(self, metrics: StepMetrics) -> None:
+        """Nothing."""
+
+    def validated(self, step: int, scores: Mapping[str, float]) -> None:
         """Nothing."""

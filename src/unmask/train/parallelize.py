@@ -6,7 +6,8 @@ blank one while others look at theirs. A parameter that got no gradient from any
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from unmask.distributed import collectives
 from unmask.distributed.config import ParallelConfig
 from unmask.distributed.mesh import ALONE, Ranks, lay_out
+from unmask.model.transformer import Block
 from unmask.model.unified import ModelInputs, Sight, UnifiedModel
 
 
@@ -71,6 +73,25 @@ class Parallel:
         blank = torch.zeros((1, vision.image_size, vision.image_size, 3), dtype=torch.uint8, device=device)
         nothing = torch.zeros(0, dtype=torch.long, device=device)
         return replace(inputs, sight=Sight(blank, nothing, nothing))
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Between two steps: every rank holds the whole model, in the type that it computes in, and may call any part of it.
+
+        All ranks have to run the same passes.
+        """
+        units = [module for module in self.model.modules() if isinstance(module, FSDPModule)] if self.ranks.are_many else []
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        try:
+            yield
+        finally:
+            if units:
+                assert isinstance(self.model, FSDPModule)
+                self.model.reset_iter_state()
+            for unit in units:
+                unit.set_reshard_after_forward(isinstance(unit, Block), recurse=False)
 
     def finish(self) -> None:
         """After the last backward pass: gradients that no rank's targets gave are taken away."""

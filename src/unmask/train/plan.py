@@ -101,24 +101,34 @@ def _advice(plan: Plan, stage: StageConfig, config: ModelConfig) -> list[str]:
     if machine.accumulate == "local":
         machine = replace(machine, accumulate="sharded")
         if fits(machine, mine):
-            return [*advice, "to fit: divide gradients after every micro-batch (accumulate: sharded)"]
+            return [*advice, "to fit: parallel.accumulate=sharded, which divides gradients after every micro-batch"]
     smaller = [size for size in sorted(_divisors(stage, machine), reverse=True) if size < mine]
-    changes = [("compute every block again in the backward pass", replace(machine, recompute=True), mine)] * (
-        not machine.recompute
-    )
-    changes += [(f"batch.per_device={size}", replace(machine, recompute=True), size) for size in smaller]
+    words = "compute.activation_checkpointing=blocks"
+    changes = []
+    if not machine.recompute:
+        changes.append(
+            (f"{words}, which computes every block again in the backward pass", replace(machine, recompute=True), mine)
+        )
+    again = "" if machine.recompute else f" and {words}"
+    changes += [(f"batch.per_device={size}{again}", replace(machine, recompute=True), size) for size in smaller]
     if machine.hybrid:
-        changes.append(("divide parameters among all nodes", replace(machine, hybrid=False), min([*smaller, mine])))
+        changes.append(
+            (
+                "parallel.spread=all, which divides parameters among all nodes",
+                replace(machine, hybrid=False),
+                min([*smaller, mine]),
+            )
+        )
     more = [machine.nodes * 2**power for power in range(1, 8)]
     changes += [
         (f"{nodes} nodes of {machine.gpus // machine.nodes} GPUs", _nodes(machine, nodes), size)
         for nodes in more
         for size in (mine, 1)
     ]
-    for words, changed, size in changes:
+    for change, changed, size in changes:
         if fits(changed, size):
-            extra = f" and batch.per_device={size}" if size != mine and "per_device" not in words else ""
-            return [*advice, f"to fit: {words}{extra}"]
+            extra = f" and batch.per_device={size}" if size != mine and "per_device" not in change else ""
+            return [*advice, f"to fit: {change}{extra}"]
     return [*advice, "to fit: GPUs with more memory; parameters, gathered weights and one sample alone are too large for these"]
 
 

@@ -20,11 +20,13 @@ class StepResult:
         loss: of the whole step.
         figures: by name, for `metrics.jsonl`; None where the step had nothing of the kind.
         said: what the progress bar shows besides the loss.
+        flops: operations that the step took, on all ranks; 0 where nobody counts them.
     """
 
     loss: float
     figures: Mapping[str, float | None] = field(default_factory=dict)
     said: str = ""
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)

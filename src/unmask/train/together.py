@@ -2,17 +2,20 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from unmask.data.loader import LoadedStep
+from unmask.data.loader import LoadedStep, dataset_of
 from unmask.data.sample import Fault
 from unmask.distributed import collectives
 from unmask.distributed.mesh import Ranks
-from unmask.errors import Stopped, TrainingError, UnmaskError
+from unmask.errors import CheckpointError, Stopped, TrainingError, UnmaskError
+from unmask.storage import sealed
 
 T = TypeVar("T")
 
@@ -52,6 +55,10 @@ class StepFacts:
             sum(len(batch.ids_T) for batch in step.batches),
             waited,
         )
+
+    def by_dataset(self) -> tuple[Counter[str], Counter[str]]:
+        """Rows and faults of each data set."""
+        return Counter(dataset_of(source) for source in self.sources), Counter(fault.dataset for fault in self.faults)
 
 
 def exchange(ranks: Ranks, mine: StepFacts | UnmaskError, *, stop: bool) -> StepFacts:
@@ -100,6 +107,43 @@ def one_after_another(ranks: Ranks, work: Callable[[], T]) -> T:
     rest = do_together(ranks, lambda: None if ranks.local_rank == 0 else work())
     result = first if ranks.local_rank == 0 else rest
     return result  # type: ignore[return-value]
+
+
+def seal_together(ranks: Ranks, place: Path, fill: Callable[[Path], None], first: Callable[[Path], None]) -> None:
+    """A sealed folder that all ranks write into: the first opens it and seals it when all are done.
+
+    Args:
+        ranks: all of them call this.
+        place: where it will stand.
+        fill: what every rank does in the open folder; if it fails on one rank it must fail on all.
+        first: what the first rank does after that.
+
+    Raises:
+        CheckpointError: on every rank: the folder could not be written; nothing is left of it.
+    """
+    told, error = False, None
+
+    def whole(folder: Path) -> None:
+        nonlocal told
+        told = True
+        collectives.from_first(ranks, folder)
+        fill(folder)
+        first(folder)
+
+    try:
+        if ranks.is_first:
+            sealed.write(place, whole)
+        else:
+            folder: Path | None = collectives.from_first(ranks, None)
+            if folder is not None:
+                fill(folder)
+    except CheckpointError as caught:
+        error = caught
+        if ranks.is_first and not told:
+            collectives.from_first(ranks, None)
+    except OSError:  # the first rank reports it
+        pass
+    collectives.raise_together(ranks, error)
 
 
 @contextmanager

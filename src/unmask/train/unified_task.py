@@ -1,5 +1,7 @@
 """The unified model as a `Task`: what `step.py` computes, with frozen parts and adapters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -7,9 +9,13 @@ import torch
 from unmask.config import diff
 from unmask.data.encode import EncodingConfig
 from unmask.data.loader import LoadedStep
+from unmask.data.spec import load_mixture
 from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.distributed.mesh import Ranks
 from unmask.errors import CheckpointError, ConfigError
+from unmask.infer import presets
+from unmask.infer.pipelines import LoadedModel
+from unmask.infer.presets import Presets
 from unmask.model import lora
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
@@ -19,10 +25,13 @@ from unmask.randomness import key_digest
 from unmask.storage.hub import locate
 from unmask.train import checkpoint
 from unmask.train.config import StageConfig, load_model_config, tiling
+from unmask.train.costs import Learns, sample_flops, what_learns
+from unmask.train.objective import Objective
 from unmask.train.optim import freeze
 from unmask.train.parallelize import Parallel
 from unmask.train.parts import NAMES, piece_of
-from unmask.train.step import Objective, accumulate
+from unmask.train.step import accumulate
+from unmask.train.tally import Ledger
 from unmask.train.task import Saved, StepResult
 
 
@@ -44,16 +53,21 @@ class UnifiedTask:
         tokenizer_file = locate(config.tokenizer, "tokenizer.json")
         self.encoding = _encoding(stage, tokenizer_file, config)
         self.image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
-        chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
+        self.image_tokenizer.remember(stage.image.remember)
+        self.chat = chat = ChatTokenizer(
+            load_tokenizer(tokenizer_file), str(tokenizer_file), published_strings=stage.image.published_strings
+        )
         if chat.vocab.size > config.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)
             )
+        self.presets = _presets(stage)
         self.model, self.adapters, self.parallel = _start(config, stage, ranks)
         _check_parts(self.model, stage)
         self.objective = Objective(
-            stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight
+            stage.corruption, stage.image.compress, stage.text_loss, chat.vocab.mask, stage.seed, stage.edit_weight, stage.loss
         )
+        self.ledger = _ledger(stage, what_learns(self.model, self.image_tokenizer), config)
 
     def part_of(self, name: str) -> str:
         """The piece of `train/parts.py`."""
@@ -65,20 +79,44 @@ class UnifiedTask:
         with torch.random.fork_rng(enabled=dropout):
             if dropout:
                 torch.manual_seed(key_digest(self.stage.seed, step.state.step, "dropout") % 2**63)
-            losses = accumulate(self.model, self.image_tokenizer, step.batches, self.objective, self.device, self.parallel)
-        return StepResult(losses.total, {"loss_text": losses.text, "loss_image": losses.image})
+            losses = accumulate(
+                self.model, self.image_tokenizer, step.batches, self.objective, self.device, self.parallel, self.ledger
+            )
+        named = {"loss_text": losses.text, "loss_image": losses.image}
+        said = "  ".join(f"{name.removeprefix('loss_')} {loss:.3f}" for name, loss in named.items() if loss is not None)
+        return StepResult(losses.total, {**named, **losses.figures}, said, losses.flops)
+
+    @contextmanager
+    def in_use(self) -> Iterator[LoadedModel]:
+        """The model as its users would have it, between two steps; training goes on afterwards as if nothing had been."""
+        was_training = self.model.training
+        cuda = [self.device] if self.device.type == "cuda" else []
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=cuda), torch.no_grad(), self.parallel.whole():
+                yield LoadedModel(
+                    self.model, self.image_tokenizer, self.chat, self.picture, self.stage.loader.max_length, presets=self.presets
+                )
+        finally:
+            self.model.train(was_training)
+
+    @property
+    def picture(self) -> PictureConfig:
+        """What the model is trained to draw, and how it is spoken to."""
+        image = self.stage.image
+        return PictureConfig(
+            size=image.size,
+            compress=image.compress,
+            conditions=image.condition_drop < 1,
+            published_strings=image.published_strings,
+        )
 
     def updated(self) -> None:
         """Nothing but weights learns."""
 
     def saved(self) -> Saved:
         """All weights, or what was learned beside those that are adapted."""
-        image = self.stage.image
-        told = image.condition_drop < 1
-        picture = PictureConfig(
-            size=image.size, compress=image.compress, conditions=told, published_strings=image.published_strings
-        )
-        configs = {"stage": self.stage, "model": self.model.config, "picture": picture}
+        configs = {"stage": self.stage, "model": self.model.config, "picture": self.picture, "decode": self.presets}
         if self.adapters is None:
             return Saved(native.WEIGHTS, self.model.state_dict(), configs)
         return Saved(lora.WEIGHTS, lora.learned(self.model), {**configs, "adapters": self.adapters})
@@ -108,6 +146,13 @@ class UnifiedTask:
         native.load_adapters(folder, self.model)
 
 
+def _presets(stage: StageConfig) -> Presets:
+    """How the model is to be used: as the stage says, else as the checkpoint that it starts from says."""
+    if stage.decode is not None:
+        return presets.read_file(stage.decode).over(presets.BUILTIN)
+    return presets.BUILTIN if stage.init is None else presets.read(native.find(stage.init, check=False))
+
+
 def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[UnifiedModel, lora.Adapters | None, Parallel]:
     """Draw or load the weights a stage starts from, and give them adapters if it asks for some; what those adapt; how all is shared."""
     base = None if stage.init is None else native.find(stage.init, check=ranks.is_first)
@@ -132,6 +177,12 @@ def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[Unifi
     return model, adapters, Parallel(model, stage.parallel, ranks)
 
 
+def _ledger(stage: StageConfig, learns: Learns, config: ModelConfig) -> Ledger:
+    """Losses are told apart by the groups of the data file, if it has several."""
+    groups = tuple(load_mixture(stage.data).groups)
+    return Ledger(groups if len(groups) > 1 else (), lambda shape, masked: sample_flops(shape, stage, config, learns, masked))
+
+
 def _check_parts(model: UnifiedModel, stage: StageConfig) -> None:
     has = {piece_of(name) for name, _ in model.named_parameters()}
     for name in stage.learning:
@@ -153,6 +204,8 @@ def _encoding(stage: StageConfig, tokenizer_file: Path, model: ModelConfig) -> E
         vision=tiling(model),
         code_pixels=model.image_tokenizer.factor,
         published_strings=stage.image.published_strings,
+        eos_tokens=stage.eos_targets if stage.text_loss else 0,
+        infill=stage.infill if stage.text_loss else 0.0,
     )
 
 

@@ -1,5 +1,6 @@
 """Pictures changed as told (model.md 3.4): each source is read, and is a reference for the codes of the picture to draw."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -54,8 +55,8 @@ def edit_sharegpt_4o(
     """
     sources = [] if t2i else paths_of(row, "input_image", s3_prefix)
     conditions = conditions_of(row) if t2i else None
-    ask, answer = _ask(sources, text_of(row, "input_prompt"), conditions), _draw(path_of(row, "output_image", s3_prefix))
-    return Conversation("", (ask, answer), fit="crop" if t2i else "pad", edit_weighted=reweight)
+    turns = edit_turns(sources, text_of(row, "input_prompt"), path_of(row, "output_image", s3_prefix), conditions)
+    return Conversation("", turns, fit="crop" if t2i else "pad", edit_weighted=reweight)
 
 
 @preprocess("edit_gpt", "process_gpt_edit", columns=_GPT_COLUMNS, excludes=_NO_SOURCE, example=_GPT_EXAMPLE)
@@ -153,12 +154,12 @@ def _edit(row: Row, columns: tuple[str, str, str], prefix: str, t2i: bool, flags
     """An edit of the sources, or a drawing from the words alone; the flags are `reweight` and `pixel_diff`."""
     source, target, instruction = columns
     conditions = conditions_of(row) if t2i else None
-    ask = _ask([] if t2i else paths_of(row, source, prefix), text_of(row, instruction), conditions)
-    turns = (ask, _draw(path_of(row, target, prefix)))
+    sources = [] if t2i else paths_of(row, source, prefix)
+    turns = edit_turns(sources, text_of(row, instruction), path_of(row, target, prefix), conditions)
     return Conversation("", turns, fit="crop" if t2i else "pad", edit_weighted=flags[0], tells_pixel_diff=flags[1])
 
 
-def _ask(sources: list[str], instruction: str, conditions: MicroConditions | None) -> Turn:
+def _ask(sources: Sequence[str], instruction: str, conditions: MicroConditions | None) -> Turn:
     parts: list[Part] = []
     for url in sources:
         parts += [ImageSlot("image", url), " ", ImageSlot("image_gen_enc", url), " "]
@@ -166,5 +167,15 @@ def _ask(sources: list[str], instruction: str, conditions: MicroConditions | Non
     return Turn("human", tuple(parts if conditions is None else [*parts, " ", conditions]))
 
 
-def _draw(url: str) -> Turn:
-    return Turn("gpt", ("Sure ", ImageSlot("image_gen", url)))
+def edit_turns(
+    sources: Sequence[str], instruction: str, target: str, conditions: MicroConditions | None = None
+) -> tuple[Turn, Turn]:
+    """The words that ask for an edit; training and editing both take them from here.
+
+    Args:
+        sources: addresses of the pictures to change.
+        instruction: how.
+        target: address of the picture to draw.
+        conditions: where the facts about the picture go; None: nowhere.
+    """
+    return _ask(sources, instruction, conditions), Turn("gpt", ("Sure ", ImageSlot("image_gen", target)))

@@ -1,17 +1,34 @@
 """Things in pictures and where they are (model.md 3.4)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from unmask.data.conversation import Conversation, ImageSlot, Located, Part, Turn
 from unmask.data.preprocess.base import Example, Row, preprocess
 from unmask.data.preprocess.cells import path_of, text_of
 
+DENSE_WORDS = " Generate a dense image caption with bounding boxes in LOC format."
+"""What asks for all things in a picture."""
 _BOX = "<LOC_BEGIN><LOC_300><LOC_200><LOC_700><LOC_640><LOC_END>"
+
+
+def ask(images: Sequence[ImageSlot], words: str) -> Turn:
+    """Pictures, each with a line of its own, and words about them; training and inference both ask like this."""
+    parts: list[Part] = []
+    for image in images:
+        parts += [image, "\n"]
+    return Turn("human", (*parts, words))
 
 
 def question(image: ImageSlot, words: str, answer: Part) -> Conversation:
     """A picture, a question about it on the next line, and the answer."""
-    return Conversation("", (Turn("human", (image, f"\n{words}")), Turn("gpt", (answer,))))
+    return Conversation("", (ask((image,), words), Turn("gpt", (answer,))))
+
+
+def referring_words(phrase: str) -> str:
+    """What asks for the box of the one thing that a phrase means."""
+    return f" Please locate {phrase} in this image. Give bounding boxes in LOC format."
 
 
 @preprocess(
@@ -23,8 +40,8 @@ def question(image: ImageSlot, words: str, answer: Part) -> Conversation:
 )
 def dense_grounding(row: Row, _rng: np.random.Generator, *, s3_prefix: str = "") -> Conversation:
     """Describe a picture, with a box behind each thing."""
-    words = " Generate a dense image caption with bounding boxes in LOC format."
-    return question(ImageSlot("image", path_of(row, "s3_path", s3_prefix)), words, Located(text_of(row, "loc_caption")))
+    image = ImageSlot("image", path_of(row, "s3_path", s3_prefix))
+    return question(image, DENSE_WORDS, Located(text_of(row, "loc_caption")))
 
 
 @preprocess(
@@ -36,5 +53,5 @@ def dense_grounding(row: Row, _rng: np.random.Generator, *, s3_prefix: str = "")
 )
 def referring_expression(row: Row, _rng: np.random.Generator, *, s3_prefix: str = "") -> Conversation:
     """Give the box of the one thing that an expression means."""
-    words = f" Please locate {text_of(row, 'label')} in this image. Give bounding boxes in LOC format."
-    return question(ImageSlot("image", path_of(row, "s3_path", s3_prefix)), words, Located(text_of(row, "loc_string")))
+    image = ImageSlot("image", path_of(row, "s3_path", s3_prefix))
+    return question(image, referring_words(text_of(row, "label")), Located(text_of(row, "loc_string")))

@@ -1,10 +1,10 @@
 """Pictures drawn after a plan of what stands where, and after looking at earlier attempts (model.md 3.4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unmask.data.conversation import Conversation, ImageSlot, Located, Part, Turn, Undrawn
+from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Part, Turn, Undrawn
 from unmask.data.preprocess.base import Columns, Example, Function, Row, preprocess
 from unmask.data.preprocess.cells import joined_texts_of, path_of, text_of, with_prefix
 from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
@@ -123,15 +123,39 @@ text_to_image_with_region_plan = preprocess(
 )
 
 
+def layout_turns(
+    caption: str, conditions: MicroConditions, image: Part, plan: str | None, rest: tuple[Part, ...] = ()
+) -> tuple[Turn, Turn]:
+    """The words that ask for a picture after a plan, or after earlier attempts; training and drawing both take them from here.
+
+    Args:
+        caption: what to draw.
+        conditions: where the facts about the picture go.
+        image: the picture, or what stands for one that is not drawn.
+        plan: what stands where; None: nothing is planned.
+        rest: what follows the request, such as `feedback`.
+    """
+    ask = (f"Generate an image with the caption: {caption} ", conditions)
+    if plan is None:
+        return Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))
+    return Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), Turn("gpt", (_PLAN, Located(plan), " ", image))
+
+
+def feedback(attempts: Sequence[tuple[str, str]]) -> tuple[Part, ...]:
+    """Earlier attempts, each the address of a picture and what was wrong with it."""
+    parts: list[Part] = [_FEEDBACK]
+    for number, (url, reason) in enumerate(attempts, 1):
+        line = "" if number == 1 else "\n"
+        parts += [f"{line}Generation {number}: ", ImageSlot("image", url), f"\n Feedback {number}: {reason}"]
+    return tuple(parts)
+
+
 def _planned(row: Row, caption: str, rest: tuple[Part, ...], prefix: str, *, plan_only: bool, no_plan: bool) -> Conversation:
     """The request, with what follows it, and the plan and the picture that answer it."""
     image: Part = Undrawn() if plan_only else ImageSlot("image_gen", path_of(row, "s3_path", prefix))
-    ask = (f"Generate an image with the caption: {caption} ", conditions_of(row))
-    if no_plan:
-        return Conversation("", (Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))))
-    answer = Turn("gpt", (_PLAN, Located(text_of(row, "grounding_text")), " ", image))
-    turns = (Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), answer)
-    return Conversation("", turns, visible_text_rate=0.0 if plan_only else VISIBLE_TEXT_RATE)
+    plan = None if no_plan else text_of(row, "grounding_text")
+    turns = layout_turns(caption, conditions_of(row), image, plan, rest)
+    return Conversation("", turns, visible_text_rate=0.0 if plan_only or no_plan else VISIBLE_TEXT_RATE)
 
 
 def _feedback(row: Row, rng: np.random.Generator, prefix: str) -> tuple[Part, ...]:
@@ -140,9 +164,5 @@ def _feedback(row: Row, rng: np.random.Generator, prefix: str) -> tuple[Part, ..
     if len(attempts) != len(reasons):
         raise RowError(f"column 'negatives' holds {len(attempts)} pictures, and 'negative_reasons' {len(reasons)} texts")
     count = int(rng.integers(1, min(MAX_FEEDBACKS, len(attempts)) + 1))
-    parts: list[Part] = [_FEEDBACK]
-    for number, chosen in enumerate(rng.integers(0, len(attempts), count).tolist(), 1):
-        line = "" if number == 1 else "\n"
-        slot = ImageSlot("image", with_prefix(prefix, attempts[chosen]))
-        parts += [f"{line}Generation {number}: ", slot, f"\n Feedback {number}: {reasons[chosen]}"]
-    return tuple(parts)
+    chosen = rng.integers(0, len(attempts), count).tolist()
+    return feedback([(with_prefix(prefix, attempts[each]), reasons[each]) for each in chosen])

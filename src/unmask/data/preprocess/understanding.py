@@ -73,6 +73,10 @@ def understanding_with_reasoning(row: Row, _rng: np.random.Generator, *, s3_pref
 )
 def judge(row: Row, _rng: np.random.Generator, *, s3_prefix: str = "") -> Conversation:
     """Say whether a drawn picture is what was asked for."""
-    prompt = text_of(row, "prompts")
-    words = f"Please evaluate this generated image based on the following prompt: {prompt} Focus on text alignment and compositionality."
+    words = judge_words(text_of(row, "prompts"))
     return question(ImageSlot("image", path_of(row, "image", s3_prefix)), words, text_of(row, "results"))
+
+
+def judge_words(prompt: str) -> str:
+    """The words that ask for a verdict on a drawn picture; training and reflection both take them from here."""
+    return f"Please evaluate this generated image based on the following prompt: {prompt} Focus on text alignment and compositionality."

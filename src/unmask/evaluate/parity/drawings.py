@@ -103,8 +103,8 @@ def _conditions(
         drawn, reference, features = ids_L == system.ids.drawn, ids_L == system.ids.reference, ids_L == IMAGE
         prompt = _prompt(ids_L, drawn, system, settings)
         places = Places(~reference & ~drawn & ~features, features, reference, drawn)
-        second = [] if settings.mode is None else [places.second_L(settings.mode)]
-        lacking = (places.none_L, *second, prompt)
+        second = [] if settings.mode is None else [places.second(settings.mode)]
+        lacking = (places.nothing, *second, prompt)
         rows.append([places.condition(text_LD, each, mask_D, codes) for each in lacking])
         prompts.append(prompt)
     case.equal("is_prompt", torch.stack(prompts))

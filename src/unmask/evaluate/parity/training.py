@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unmask.diffusion.corruption import with_complement
 from unmask.diffusion.losses import cross_entropy
 from unmask.evaluate.parity.folder import DRAWN, IGNORED_ID, IMAGE, System
 from unmask.evaluate.parity.report import GRADIENT_FACTOR, Cannot, Case
@@ -157,7 +158,7 @@ def _fitting(case: Case, name: str, ours: Tensor) -> Tensor:
 
 def _complemented(mask: Tensor, rows: int) -> Tensor:
     """A mask of all rows: as it is, or with its complement below it."""
-    return mask if len(mask) == rows else torch.cat([mask, ~mask])
+    return mask if len(mask) == rows else torch.from_numpy(with_complement(mask.numpy()))
 
 
 def _dropped(recorded: Tensor, labels: Tensor, drawn: Tensor, reference: Tensor) -> Tensor:

@@ -65,9 +65,9 @@ def _use(report: Report, picture: PictureConfig | None) -> list[str]:
     side = picture.size
     return [
         *lines,
-        'unmask generate FOLDER "a red circle left of a blue square" --steps 64 --guidance 4',
+        'unmask generate FOLDER "a red circle left of a blue square"',
         "```",
         "",
         f"Pictures of {side}x{side} px; {'2x2 codes' if picture.compress else 'one code'} a token; prompts "
-        f"{'with' if picture.conditions else 'without'} micro-conditions. More steps draw better up to the number of codes; guidance 3 to 5.",
+        f"{'with' if picture.conditions else 'without'} micro-conditions. How it draws: `decode.yaml`.",
     ]

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,7 @@ class Options:
         shard_bytes: size of the target's shards.
         licence: of the source's weights.
         overwrite: replace a folder that this made before.
+        beside: further files of a whole published model in our layout, by the pictures that it draws.
     """
 
     to: Layout = "native"
@@ -54,6 +55,7 @@ class Options:
     shard_bytes: int = DEFAULT_LIMIT
     licence: str = card.UNKNOWN
     overwrite: bool = False
+    beside: Callable[[PictureConfig], Mapping[str, str]] = lambda _: {}
 
 
 @dataclass
@@ -170,7 +172,10 @@ def _plan_import(opened: Opened, report: Report, options: Options) -> _Target:
     """The tensors as they are; a part of a model stays a part."""
     config = opened.config or _described(opened, options)
     report.lacks = _lacks(opened.kind)
-    pieces = [Piece(name, each.shape, each) for name, each in opened.weights.items()]
+    pieces = [
+        Piece(name, each.shape, each, opened.merges.get(name), "with its adapters" if name in opened.merges else "")
+        for name, each in opened.weights.items()
+    ]
     if opened.kind == "lavida" and "vision.pool.weight" not in opened.weights:
         whole = {name: each for name, each in opened.weights.items() if name.startswith("vision.siglip.")}
         width = next(each.shape[0] for name, each in whole.items() if name.endswith("patch_embedding.bias"))
@@ -343,6 +348,9 @@ def _write(target: _Target, opened: Opened, folder: Path, options: Options, prog
         target.files["model.yaml"] = to_yaml(target.config)
         if target.picture is not None:
             target.files["picture.yaml"] = to_yaml(target.picture)
+            target.files.update(_decode_settings(opened, target.picture, options))
+        if opened.own and (opened.folder / "stage.yaml").is_file():  # it still comes from that stage
+            target.files["stage.yaml"] = (opened.folder / "stage.yaml").read_text()
         if opened.published:
             target.files[PUBLISHED] = json.dumps(opened.published, indent=1) + "\n"
     stage = _stage(opened, options)
@@ -350,6 +358,14 @@ def _write(target: _Target, opened: Opened, folder: Path, options: Options, prog
     target.files[native.CONVERSION] = json.dumps(target.report.as_json(), indent=1) + "\n"
     for name, text in target.files.items():
         (folder / name).write_text(text)
+
+
+def _decode_settings(opened: Opened, picture: PictureConfig, options: Options) -> Mapping[str, str]:
+    """Those of the source, where it is one of ours and has some."""
+    own = opened.folder / native.DECODE
+    if own.is_file():
+        return {native.DECODE: own.read_text()}
+    return {} if opened.own or options.stage1 else options.beside(picture)
 
 
 def _stream(pieces: Sequence[Piece], writers: dict[str, ShardWriter], progress: Progress | None) -> None:
@@ -367,5 +383,6 @@ def _stage(opened: Opened, options: Options) -> str:
     state, stage = opened.folder / "state.json", opened.folder / "stage.yaml"
     if opened.own and state.is_file() and stage.is_file():
         name = next((line[6:].strip() for line in stage.read_text().splitlines() if line.startswith("name: ")), "unnamed")
-        return f"It was trained in stage `{name}` for {json.loads(state.read_text())['step']} steps."
+        means = " These are the running means of its weights." if options.hints.ema else ""
+        return f"It was trained in stage `{name}` for {json.loads(state.read_text())['step']} steps.{means}"
     return "Its training is that of its source."

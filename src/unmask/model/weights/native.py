@@ -16,7 +16,7 @@ from unmask.distributed import shards
 from unmask.errors import CheckpointError
 from unmask.model import lora
 from unmask.model.config import ModelConfig
-from unmask.model.weights.shards import Stored, read, scan, scan_file
+from unmask.model.weights.shards import Stored, read, scan, scan_file, scan_ranks
 from unmask.storage import sealed
 
 T = TypeVar("T")
@@ -24,7 +24,11 @@ WEIGHTS = "model.safetensors"
 SHARDED = "sharded"
 """Folder of a checkpoint that several ranks wrote: `model/...` and `optimizer/...`, each rank's rows in a file of its own."""
 MODEL = "model/"
+EMA_WEIGHTS, EMA = "ema.safetensors", "ema/"
+"""Where a checkpoint keeps running means of what learned: a file of one process, or a part of `sharded`."""
 CONVERSION = "conversion.json"
+DECODE = "decode.yaml"
+"""The presets of a checkpoint (`infer/presets.py`)."""
 
 
 def finished(run: Path) -> list[Path]:
@@ -64,33 +68,73 @@ def read_config(folder: Path, name: str, cls: type[T]) -> T:
     return cast("T", config.found_in(folder)) if isinstance(config, ModelConfig) else config
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
+def load_weights(folder: Path, model: nn.Module, *, ema: bool = False) -> None:
     """Fill a model from its folder, one tensor at a time; see `fill`. Adapters are merged into the checkpoint that they adapt.
+
+    Args:
+        folder: of a verified checkpoint.
+        model: whole, or sharded.
+        ema: whether what learned is to be its running mean.
 
     Raises:
         CheckpointError: names or shapes differ, a shard is missing or cut, the folder holds a part of a model only, or adapters of a
-            checkpoint that is gone or has changed.
+            checkpoint that is gone or has changed; or there are no running means.
     """
     part = _part_of_a_model(folder)
     if part is not None:
         raise part
-    if (folder / lora.CONFIG).is_file():
-        _load_adapted(folder, model)
-        return
+    means = stored_means(folder) if ema else {}
+    adapted = (folder / lora.CONFIG).is_file()
+    if adapted:
+        adapters = read_config(folder, "adapters", lora.Adapters)
+        adapters.check(folder)
+        load_weights(find(adapters.base), model)
+        lora.inject(model, adapters.lora)
+        load_adapters(folder, model)
+    else:
+        _fill(model, stored_weights(folder), folder / WEIGHTS if (folder / WEIGHTS).is_file() else folder)
+    fill_rows(dict(model.named_parameters()), means)
+    if adapted:
+        lora.merge(model)
+
+
+def stored_weights(folder: Path, *, ema: bool = False) -> dict[str, Stored]:
+    """Every weight of a checkpoint that is no adapters', where it lies; with `ema` the running mean of what learned.
+
+    Raises:
+        CheckpointError: a file is missing or cut, or there are no running means.
+    """
+    weights = scan_ranks(folder / SHARDED, MODEL) if (folder / SHARDED).is_dir() else scan(folder)
+    return {**weights, **(stored_means(folder) if ema else {})}
+
+
+def stored_means(folder: Path) -> dict[str, Stored]:
+    """The running means of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    found = _means(folder)
+    if not found:
+        raise CheckpointError(
+            "keeps no running means of its weights (ema)",
+            where=str(folder),
+            fix="train with ema={decay: 0.9999}, or leave --ema out",
+        )
+    return found
+
+
+def has_means(folder: Path) -> bool:
+    """Whether a checkpoint keeps running means."""
+    return bool(_means(folder))
+
+
+def _means(folder: Path) -> dict[str, Stored]:
     if (folder / SHARDED).is_dir():
-        _load_sharded(folder, model)
-        return
-    whole = folder / WEIGHTS
-    _fill(model, scan_file(whole) if whole.is_file() else scan(folder), whole if whole.is_file() else folder)
-
-
-def _load_adapted(folder: Path, model: nn.Module) -> None:
-    adapters = read_config(folder, "adapters", lora.Adapters)
-    adapters.check(folder)
-    load_weights(find(adapters.base), model)
-    lora.inject(model, adapters.lora)
-    load_adapters(folder, model)
-    lora.merge(model)
+        return scan_ranks(folder / SHARDED, EMA)
+    if (folder / EMA_WEIGHTS).is_file():
+        return scan_file(folder / EMA_WEIGHTS)
+    return scan(folder, "ema") if (folder / f"{EMA_WEIGHTS}.index.json").is_file() else {}
 
 
 def load_adapters(folder: Path, model: nn.Module) -> None:
@@ -99,24 +143,14 @@ def load_adapters(folder: Path, model: nn.Module) -> None:
     Raises:
         CheckpointError: they are of other adapters or of another model.
     """
-    if (folder / SHARDED).is_dir():
-        stored = _sharded_shapes(folder)
-        own = dict(model.named_parameters())
-        lora.check(model, stored, folder)
-        shards.load(folder / SHARDED, {MODEL + name: own[name].detach() for name in stored})
-        return
-    tensors = {each.name: value for each, value in read(scan_file(folder / lora.WEIGHTS).values())}
-    lora.fill(model, tensors, folder)
+    stored = stored_adapters(folder)
+    lora.check(model, {name: each.shape for name, each in stored.items()}, folder)
+    fill_rows(dict(model.named_parameters()), stored)
 
 
-def _load_sharded(folder: Path, model: nn.Module) -> None:
-    state = model.state_dict()
-    _compare(state, _sharded_shapes(folder), folder)
-    shards.load(folder / SHARDED, {MODEL + name: value for name, value in state.items()})
-
-
-def _sharded_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    return {name.removeprefix(MODEL): shape for name, shape in shards.shapes(folder / SHARDED).items() if name.startswith(MODEL)}
+def stored_adapters(folder: Path) -> dict[str, Stored]:
+    """The adapters of a checkpoint, and what was learned beside them."""
+    return scan_ranks(folder / SHARDED, MODEL) if (folder / SHARDED).is_dir() else scan_file(folder / lora.WEIGHTS)
 
 
 def fill(module: nn.Module, path: Path) -> None:
@@ -132,8 +166,13 @@ def _fill(module: nn.Module, stored: Mapping[str, Stored], where: Path) -> None:
     """Whole tensors, or of a sharded module this rank's rows and no others."""
     state = module.state_dict()
     _compare(state, {name: each.shape for name, each in stored.items()}, where)
-    for each, value in read(stored.values(), rows=lambda each: shards.rows(state[each.name])):
-        shards.put_rows(state[each.name], value)
+    fill_rows(state, stored)
+
+
+def fill_rows(tensors: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
+    """Fill tensors of these names in place, whole ones or this rank's rows, whoever wrote them."""
+    for each, value in read(stored.values(), rows=lambda each: shards.rows(tensors[each.name])):
+        shards.put_rows(tensors[each.name], value)
 
 
 def _compare(state: Mapping[str, Tensor], given: Mapping[str, tuple[int, ...]], where: Path) -> None:

@@ -1,4 +1,4 @@
-"""Safetensors on disk: one file, or shards with an index. Read one tensor at a time, written one shard at a time.
+"""Safetensors on disk: one file, shards with an index, or each rank's rows in a file of its own. Read one tensor at a time.
 
 Opening reads headers only, so a folder of 22 GB is checked in a moment: that every shard is there and whole, and that the index and the
 shards name the same tensors.
@@ -7,7 +7,7 @@ shards name the same tensors.
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,34 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OFFSETS = "DCP_SHARDING_INFO"
+"""Where torch DCP says, in the header of a rank's file, with which row each of its parts begins."""
 DEFAULT_LIMIT = 5_000_000_000
 """Bytes of one shard, as the published checkpoints have it."""
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows of a tensor: which, and where their bytes begin in a file."""
+
+    file: Path
+    rows: range
+    at: int
+
+
+@dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: found, not yet read."""
+    """A tensor in a file: found, not yet read.
+
+    Attributes:
+        parts: where its rows lie if several ranks wrote it; then `file` is the first of their files.
+    """
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    parts: tuple[Part, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -114,35 +130,40 @@ def scan_file(path: Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: it is a pickle, or cut, or something else.
     """
-    if path.suffix in PICKLES:
-        raise _pickle(path)
-    try:
-        size, file = path.stat().st_size, path.open("rb")
-    except OSError as error:
-        raise _broken(path, error.strerror or str(error)) from None
-    with file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        header = file.read(length) if len(start) == 8 and length <= size else b""
-    try:
-        entries: dict[str, Any] = json.loads(header)
-        entries.pop("__metadata__", None)
-        strange = sorted({str(entry["dtype"]) for entry in entries.values()} - DTYPES.keys())
-        if strange:
-            raise CheckpointError(
-                f"has tensors of type {strange[0]}", where=str(path), fix=f"supported: {', '.join(sorted(DTYPES))}"
-            )
-        found = {
-            name: Stored(path, name, tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in sorted(entries.items())
-        }
-        promised = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        if start.startswith((b"PK\x03\x04", b"\x80")):
-            raise _pickle(path) from None
-        raise _broken(path, f"{size:,} bytes, and no header that can be read") from None
-    if promised != size:
-        raise _broken(path, f"{size:,} bytes, its header promises {promised:,}")
-    return found
+    entries, _, _ = _entries(path)
+    return {name: Stored(path, name, tuple(entry["shape"]), DTYPES[entry["dtype"]]) for name, entry in sorted(entries.items())}
+
+
+def scan_ranks(folder: Path, prefix: str = "") -> dict[str, Stored]:
+    """Every tensor whose name begins with `prefix`, without it, of a folder in which each rank has put its rows into a file of its own.
+
+    Raises:
+        CheckpointError: a file is cut, or rows are missing.
+    """
+    parts: dict[str, list[Part]] = {}
+    found: dict[str, Stored] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        entries, about, start = _entries(path)
+        offsets = json.loads(about.get(_OFFSETS, "{}"))
+        for name, entry in entries.items():
+            if not name.startswith(prefix) or 0 in entry["shape"]:
+                continue
+            first = (offsets.get(name, {}).get("saved_offsets") or [0])[0]
+            count = entry["shape"][0] if entry["shape"] else 1
+            parts.setdefault(name, []).append(Part(path, range(first, first + count), start + entry["data_offsets"][0]))
+            found.setdefault(name, Stored(path, name.removeprefix(prefix), tuple(entry["shape"]), DTYPES[entry["dtype"]]))
+    return {each.name: _joined(each, parts[name]) for name, each in found.items()}
+
+
+def _joined(first: Stored, parts: list[Part]) -> Stored:
+    ordered = tuple(sorted(parts, key=lambda part: part.rows.start))
+    ends = [0, *(part.rows.stop for part in ordered)]
+    if any(part.rows.start != end for part, end in zip(ordered, ends, strict=False)):
+        raise CheckpointError(
+            f"rows of {first.name} are missing", where=str(first.file.parent), fix="copy the files of all ranks again"
+        )
+    shape = (ends[-1], *first.shape[1:]) if first.shape else ()
+    return replace(first, file=ordered[0].file, shape=shape, parts=ordered)
 
 
 def read(
@@ -168,12 +189,46 @@ def read(
         try:
             with safe_open(file, "pt") as handle:
                 for each in group:
-                    part = rows is not None and each.shape
-                    yield each, handle.get_slice(each.name)[rows(each)] if part and rows else handle.get_tensor(each.name)
-        except SafetensorError as error:
+                    part = rows(each) if rows is not None and each.shape else None
+                    if each.parts:
+                        yield each, _read_parts(each, part)
+                    else:
+                        yield each, handle.get_tensor(each.name) if part is None else handle.get_slice(each.name)[part]
+        except (SafetensorError, OSError) as error:
             raise _broken(file, str(error)) from None
     if progress is not None:
         progress(len(files), len(files))
+
+
+def read_one(stored: Stored) -> Tensor:
+    """One tensor.
+
+    Raises:
+        CheckpointError: its file has become unreadable.
+    """
+    return next(read([stored]))[1]
+
+
+def _read_parts(stored: Stored, rows: slice | None) -> Tensor:
+    """A tensor, or some of its rows, from the files of several ranks; nothing else of them is in memory."""
+    count = stored.shape[0] if stored.shape else 1
+    wanted = range(count)[rows] if rows is not None else range(count)
+    out = torch.empty((len(wanted), *stored.shape[1:]), dtype=stored.dtype)
+    row_bytes = stored.bytes // count
+    memory = out.view(-1).view(torch.uint8).numpy().data if out.numel() else memoryview(b"")
+    for part in stored.parts:
+        first, last = max(part.rows.start, wanted.start), min(part.rows.stop, wanted.stop)
+        if first >= last:
+            continue
+        with part.file.open("rb", buffering=0) as file:
+            file.seek(part.at + (first - part.rows.start) * row_bytes)
+            target = memory[(first - wanted.start) * row_bytes : (last - wanted.start) * row_bytes]
+            while len(target):
+                got = file.readinto(target)
+                if not got:
+                    raise _broken(part.file, "it ends too early")
+                target = target[got:]
+    return out if stored.shape else out[0]
 
 
 class ShardWriter:
@@ -245,6 +300,42 @@ def compare(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int
         ("have another shape", shapes, f" with {list(given[shapes[0]])}, not {list(wanted[shapes[0]])}" if shapes else ""),
     ]
     return "; ".join(f"{len(names)} {what}, first {names[0]}{detail}" for what, names, detail in kinds if names)
+
+
+def _entries(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """What the header of a safetensors file says of each tensor and of itself, and where the tensors' bytes begin.
+
+    Raises:
+        CheckpointError: it is a pickle, or cut, or something else.
+    """
+    if path.suffix in PICKLES:
+        raise _pickle(path)
+    try:
+        size, file = path.stat().st_size, path.open("rb")
+    except OSError as error:
+        raise _broken(path, error.strerror or str(error)) from None
+    with file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        header = file.read(length) if len(start) == 8 and length <= size else b""
+    try:
+        entries: dict[str, Any] = json.loads(header)
+        about = dict(entries.pop("__metadata__", None) or {})
+        strange = sorted({str(entry["dtype"]) for entry in entries.values()} - DTYPES.keys())
+        if strange:
+            raise CheckpointError(
+                f"has tensors of type {strange[0]}", where=str(path), fix=f"supported: {', '.join(sorted(DTYPES))}"
+            )
+        promised = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if any(not isinstance(side, int) for entry in entries.values() for side in entry["shape"]):
+            raise ValueError("a shape")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        if start.startswith((b"PK\x03\x04", b"\x80")):
+            raise _pickle(path) from None
+        raise _broken(path, f"{size:,} bytes, and no header that can be read") from None
+    if promised != size:
+        raise _broken(path, f"{size:,} bytes, its header promises {promised:,}")
+    return entries, about, 8 + length
 
 
 def _pickle(path: Path) -> CheckpointError:

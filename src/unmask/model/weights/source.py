@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unmask.errors import CheckpointError, ConfigError
 from unmask.model import lora
-from unmask.model.config import BESIDE, ImageTokenizerConfig, ModelConfig, PictureConfig
+from unmask.model.config import BESIDE, ImageTokenizerConfig, LoraConfig, ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights import config_json, lavida, llada, native
 from unmask.model.weights.config_json import Kind
 from unmask.model.weights.lavida_o import IGNORED, VQ_PREFIX, our_names
+from unmask.model.weights.pieces import Make
 from unmask.model.weights.report import LeftOut
-from unmask.model.weights.shards import Stored, compare, scan
+from unmask.model.weights.shards import Stored, compare, read_one, scan
 from unmask.storage import hub, sealed
 
 VQ_BASE = "diffusion_pytorch_model"
@@ -46,6 +48,7 @@ class Opened:
         tokenizer: folder of its `tokenizer.json`, if it has one.
         picture: what it was trained to draw, if anything.
         left_out: tensors that our model has no place for.
+        merges: our name -> what adds a layer's adapters to it.
     """
 
     kind: Kind
@@ -59,6 +62,7 @@ class Opened:
     tokenizer: Path | None
     picture: PictureConfig | None = None
     left_out: tuple[LeftOut, ...] = field(default=())
+    merges: Mapping[str, Make] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class Hints:
         vq: folder or hub id of a `VQModel` (subfolder `vqvae` is tried too).
         tokenizer: folder or hub id with a `tokenizer.json`.
         ignore: patterns of tensor names that may be left out.
+        ema: of a run, the running means of what it learned in place of the last weights.
+        merge_lora: of a run with adapters, add them to the checkpoint that they adapt.
     """
 
     kind: Kind | None = None
@@ -78,6 +84,8 @@ class Hints:
     vq: str | None = None
     tokenizer: str | None = None
     ignore: tuple[str, ...] = ()
+    ema: bool = False
+    merge_lora: bool = False
 
 
 def open_source(reference: str, hints: Hints) -> Opened:
@@ -96,19 +104,16 @@ def open_source(reference: str, hints: Hints) -> Opened:
     folder = hub.folder(reference, *FILES, where="SRC")
     if (folder / "model.yaml").is_file() or (folder / "checkpoints").is_dir():
         return _open_own(native.find(folder), reference, hints)
+    for flag, given in (("--ema", hints.ema), ("--merge-lora", hints.merge_lora)):
+        if given:
+            raise ConfigError(f"{flag} is for checkpoints of our own runs", where=reference, fix="leave it out")
     return _open_published(folder, reference.rstrip("/").rpartition("/")[2], hints)
 
 
 def _open_own(folder: Path, reference: str, hints: Hints) -> Opened:
     """One of ours, whole or a part."""
     config = native.read_config(folder, "model", ModelConfig)
-    if (folder / lora.CONFIG).is_file():
-        raise CheckpointError(
-            "holds adapters alone, which are not converted yet",
-            where=reference,
-            fix="train a step with it as init=, without `lora`",
-        )
-    weights = scan(folder)
+    weights, merges = _own_weights(folder, reference, hints)
     whole = model_shapes(config)
     kind = kind_of_names(weights)
     expected = {name: shape for name, shape in whole.items() if kind_holds(kind, name)}
@@ -136,7 +141,47 @@ def _open_own(folder: Path, reference: str, hints: Hints) -> Opened:
         published=config_json.read_json(published) if published.is_file() else {},
         tokenizer=tokenizer,
         picture=native.read_config(folder, "picture", PictureConfig) if (folder / "picture.yaml").is_file() else None,
+        merges=merges,
     )
+
+
+def _own_weights(folder: Path, reference: str, hints: Hints) -> tuple[dict[str, Stored], dict[str, Make]]:
+    """Where every weight of a verified checkpoint lies; for those that are adapted also what adds the adapters."""
+    if not (folder / lora.CONFIG).is_file():
+        if hints.merge_lora:
+            raise ConfigError(
+                "--merge-lora has nothing to merge: there are no adapters here", where=reference, fix="leave it out"
+            )
+        return native.stored_weights(folder, ema=hints.ema), {}
+    if not hints.merge_lora:
+        raise CheckpointError(
+            "holds adapters alone", where=reference, fix="add --merge-lora, which adds them to the checkpoint that they adapt"
+        )
+    adapters = native.read_config(folder, "adapters", lora.Adapters)
+    adapters.check(folder)
+    base = native.find(adapters.base)
+    below = Hints(merge_lora=(base / lora.CONFIG).is_file())
+    weights, merges = _own_weights(base, str(base), below)
+    learned = {**native.stored_adapters(folder), **(native.stored_means(folder) if hints.ema else {})}
+    for name, stored in learned.items():
+        layer = lora.adapted_layer(name)
+        if layer is not None:
+            pair = (learned[name.replace(".lora_B.", ".lora_A.")], stored)
+            merges[layer] = _merge(merges.get(layer), pair, adapters.lora)
+        elif not lora.is_adapter(name):
+            weights[name] = stored
+            merges.pop(name, None)
+    return weights, merges
+
+
+def _merge(before: Make | None, pair: tuple[Stored, Stored], config: LoraConfig) -> Make:
+    """Adds one pair of matrices, read when they are needed."""
+
+    def make(weight: Tensor) -> Tensor:
+        weight = weight if before is None else before(weight)
+        return lora.added(weight, read_one(pair[0]), read_one(pair[1]), config)
+
+    return make
 
 
 def has_tokenizer(config: ModelConfig, folder: Path) -> bool:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from unmask.prepare.boxes import Box, clip, from_xywh, loc_string, quantise
-from unmask.prepare.converter import Converter, Dropped, Item, Job, Note, Option, register
+from unmask.prepare.boxes import Box, boxed, clip, from_xywh, quantise
+from unmask.prepare.converter import LOC_STEP, Converter, Dropped, Item, Job, Note, Option, register
 from unmask.prepare.json_stream import array_items, first_character, object_arrays
 from unmask.prepare.names import files, safe_relative
 from unmask.prepare.placing import BROKEN, MISSING, UNSAFE, file_size
@@ -191,8 +191,8 @@ def _written(caption: str, spans: Sequence[Span], size: tuple[int, int], job: Jo
     step = int(job.number("loc-step"))
     pieces = []
     for span in spans:
-        locs = "".join(loc_string(quantise(box, *size, step)) for box in span.boxes)
-        pieces.append(f"<box_p> {caption[span.start : span.end].strip()} </box_p>{locs}")
+        phrase = caption[span.start : span.end].strip()
+        pieces.append(boxed(phrase, [quantise(box, *size, step) for box in span.boxes]))
     if job.text("style") == "list":
         return "There are following objects in the scene. " + ", ".join(pieces)
     text, end = "", len(caption)
@@ -299,18 +299,18 @@ GRAND_F = register(
         get="https://huggingface.co/datasets/MBZUAI/GranD-f; pictures: COCO 2014 and 2017, Flickr30k, GranDf_HA_images (see groundingLMM)",
         layout="*_GCG_train.json (GranDf_HA_, OpenPsg, RefCOCOg_, flickr_mergedGT_) here or in train/, with the pictures in "
         "coco_2014/train2014, coco_2017/train2017, flickr_30k/train, GranDf_HA_images/train here or in --pictures",
+        modes=("folder",),
+        root=_root,
+        coco=True,
         schema=_schema,
+        entry=lambda _job: {"preprocess_fn": "preproces_grandf"},
         shards=_shards,
         convert=_convert,
-        entry=lambda _job: {"preprocess_fn": "preproces_grandf"},
-        root=_root,
-        modes=("folder",),
-        coco=True,
         options=(
             Option("part", "all", "which of the four", ("all", *_PARTS)),
             Option("split", "train", "which files", ("train", "val")),
             Option("style", "inline", "boxes behind each phrase, or a list of objects", ("inline", "list")),
-            Option("loc-step", "1", "4 uses every fourth coordinate only, as the paper's figures do", ("1", "4")),
+            LOC_STEP,
         ),
     ),
     "grandf",

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from unmask.prepare.columns import TURN
-from unmask.prepare.converter import Archive, Converter, Dropped, Item, Job, Option, register
+from unmask.prepare.columns import FOLDERS_OF_PICTURES, TURN
+from unmask.prepare.converter import Archive, Converter, Dropped, Item, Job, Option, register, unpacked_root
 from unmask.prepare.json_stream import array_items
 from unmask.prepare.names import files
 from unmask.prepare.placing import Finder
@@ -29,8 +28,7 @@ def _archives(job: Job) -> list[Archive]:
     return [Archive((path,), "tar", folder) for folder in folders for path in files(job.src, f"{folder}/shard_*.tar.gz")]
 
 
-def _root(job: Job) -> Path:
-    return job.unpack if _archives(job) else job.pictures or job.src
+_root = unpacked_root(_archives)
 
 
 def _convert(job: Job, shard: str) -> Iterator[Item]:
@@ -55,12 +53,11 @@ def _convert(job: Job, shard: str) -> Iterator[Item]:
         if problem or not _long_enough(job, turns):
             yield Dropped(problem or "answers of another length than --answers asks for", where)
             continue
-        found = [finder.find(name, where) for name in names]
-        lost = next((each for each in found if isinstance(each, Dropped)), None)
-        if lost is not None:
-            yield lost
+        found = finder.find_all(names, where)
+        if isinstance(found, Dropped):
+            yield found
             continue
-        places = [each.reference for each in found if not isinstance(each, Dropped)]
+        places = [each.reference for each in found]
         yield {
             "image": places if several else (places[0] if places else None),
             "conversations": turns if several else _as_json(turns),
@@ -96,14 +93,13 @@ MAMMOTH = register(
         purpose="understanding",
         get="https://huggingface.co/datasets/MAmmoTH-VL/MAmmoTH-VL-Instruct-12M (the .json files and single_image_data/)",
         layout="mammoth_si_10M.json with single_image_data/shard_1.tar.gz, ... or with the unpacked folders in single_image_data/",
-        schema=_schema,
-        shards=_shards,
-        convert=_convert,
-        entry=_entry,
-        paths=("image",),
+        **FOLDERS_OF_PICTURES,
         archives=_archives,
         root=_root,
-        modes=("folder",),
+        shards=_shards,
+        convert=_convert,
+        schema=_schema,
+        entry=_entry,
         coco=True,
         options=(
             Option("part", "si", "single pictures or several", tuple(_FILES)),

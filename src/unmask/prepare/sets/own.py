@@ -23,6 +23,7 @@ from unmask.storage.record_files import open_record_file
 
 _TABLES = ("*.csv", "*.tsv", "*.csv.gz", "*.tsv.gz", "*.parquet", "*.jsonl")
 _FACTS: dict[str, Any] = {"licence": "yours", "size": "any", "rows": "any", "get": "it is yours"}
+_TABULAR: dict[str, Any] = {**_FACTS, "entry": entry, "paths": PATHS, "modes": ("folder",)}
 
 
 def _of(job: Job, *patterns: str) -> list[str]:
@@ -119,15 +120,12 @@ TABLE = register(
         purpose="any",
         layout="a .csv, .tsv, .parquet or .jsonl file, or a folder of them with the same columns",
         schema=lambda job: schema(job, _table_mapping(job)),
+        guess=_table_mapping,
+        root=_table_root,
         shards=lambda job: _of(job, *_TABLES),
         convert=_convert_table,
-        entry=entry,
-        paths=PATHS,
-        root=_table_root,
-        modes=("folder",),
-        guess=_table_mapping,
         options=(TASK,),
-        **_FACTS,
+        **_TABULAR,
     ),
     "table",
 )
@@ -298,15 +296,12 @@ HF = register(
         purpose="any",
         layout="a folder that save_to_disk wrote (data-00000-of-00001.arrow), one with a folder for each split, or parquet files",
         schema=lambda job: schema(job, _hf_mapping(job)),
-        shards=_hf_shards,
-        convert=_convert_hf,
-        entry=entry,
-        paths=PATHS,
-        root=_hf_root,
-        modes=("folder",),
-        guess=_hf_mapping,
         options=(TASK, Option("split", "train", "which split, if there are several")),
-        **_FACTS,
+        shards=_hf_shards,
+        root=_hf_root,
+        convert=_convert_hf,
+        guess=_hf_mapping,
+        **_TABULAR,
     ),
     "datasets",
 )

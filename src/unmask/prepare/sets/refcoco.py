@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from unmask.errors import DataError
 from unmask.prepare.boxes import Box, clip, from_xywh, loc_string, on_canvas, quantise
 from unmask.prepare.coco import EVALUATION, SETS, coco_number, evaluation_ids, read_refs
-from unmask.prepare.converter import Converter, Dropped, Item, Job, Note, Option, found_in, register
+from unmask.prepare.converter import LOC_STEP, Converter, Dropped, Item, Job, Note, Option, found_in, register
 from unmask.prepare.headers import size_of
 from unmask.prepare.json_stream import object_arrays
 from unmask.prepare.names import files, safe_relative
@@ -277,7 +277,7 @@ def _converter(name: str, rows: str) -> Converter:
         options=(
             Option("split", "train", "which rows", splits),
             Option("by", "", "whose splits: unc, google or umd (default unc, for refcocog umd)"),
-            Option("loc-step", "1", "4 uses every fourth coordinate only, as the paper's figures do", ("1", "4")),
+            LOC_STEP,
         ),
     )
     return register(converter)

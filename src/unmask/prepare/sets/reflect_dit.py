@@ -4,6 +4,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,55 +175,34 @@ def _entry_judge(_job: Job) -> dict[str, Any]:
     return {"preprocess_fn": "preprocess_reflection_und"}
 
 
-_COMMON: dict[str, Any] = {
-    "licence": "Apache-2.0 (pictures)",
-    "size": "not published",
-    "get": "https://huggingface.co/jacklishufan/reflect-DiT and the pictures, KonstantinosKK/reflect-dit-train-images",
-    "root": _root,
-}
 _CSV = "object_self_correct_cleaned.csv"
-_CSV_LAYOUT = f"data/dit/{_CSV} with gen_eval_sana_train/ (or its tars) beside it"
 
 T2I = register(
     Converter(
         name="reflect-dit-t2i",
         title="Reflect-DiT, good pictures",
+        licence="Apache-2.0 (pictures)",
+        size="not published",
         rows="one a good picture",
         purpose="text to image",
-        layout=_CSV_LAYOUT,
+        get="https://huggingface.co/jacklishufan/reflect-DiT and the pictures, KonstantinosKK/reflect-dit-train-images",
+        layout=f"data/dit/{_CSV} with gen_eval_sana_train/ (or its tars) beside it",
+        root=_root,
         schema=drawing_schema,
         shards=lambda job: _one(job, _CSV),
         convert=_convert_t2i,
         entry=_entry_t2i,
-        **_COMMON,
     )
 )
-FEEDBACK = register(
-    Converter(
-        name="reflect-dit-feedback",
-        title="Reflect-DiT, good pictures after bad ones and their faults",
-        rows="one a good picture",
-        purpose="drawing after feedback",
-        layout=_CSV_LAYOUT,
-        schema=_schema_feedback,
-        shards=lambda job: _one(job, _CSV),
-        convert=_convert_feedback,
-        entry=_entry_feedback,
-        **_COMMON,
-    )
-)
+_BAD_BEFORE = "Reflect-DiT, good pictures after bad ones and their faults"
+_FEEDBACK = replace(T2I, name="reflect-dit-feedback", title=_BAD_BEFORE, purpose="drawing after feedback")
+FEEDBACK = register(replace(_FEEDBACK, schema=_schema_feedback, convert=_convert_feedback, entry=_entry_feedback))
+_JUDGED = replace(T2I, name="reflect-dit-judge", title="Reflect-DiT, judgements", rows="one a judged picture", paths=("image",))
 JUDGE = register(
-    Converter(
-        name="reflect-dit-judge",
-        title="Reflect-DiT, judgements",
-        rows="one a judged picture",
+    replace(
+        replace(_JUDGED, schema=_schema_judge, convert=_convert_judge, entry=_entry_judge),
         purpose="judging drawn pictures",
         layout="data/vlm/vllm.json with the pictures of data/dit beside it",
-        schema=_schema_judge,
         shards=lambda job: _one(job, "vllm.json"),
-        convert=_convert_judge,
-        entry=_entry_judge,
-        paths=("image",),
-        **_COMMON,
     )
 )

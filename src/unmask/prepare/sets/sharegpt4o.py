@@ -1,6 +1,7 @@
 """ShareGPT-4o-Image: pictures drawn and edited by GPT-4o, in plain tars beside two JSON files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -56,12 +57,11 @@ def _convert_edit(job: Job, shard: str) -> Iterator[Item]:
         if problem or not names:
             yield Dropped(problem or "no picture to edit", where)
             continue
-        places = [finder.find(name, where) for name in (*names, item.get("output_image"))]
-        lost = next((place for place in places if isinstance(place, Dropped)), None)
-        if lost is not None:
-            yield lost
+        places = finder.find_all((*names, item.get("output_image")), where)
+        if isinstance(places, Dropped):
+            yield places
             continue
-        *sources, target = [place.reference for place in places if not isinstance(place, Dropped)]
+        *sources, target = [place.reference for place in places]
         if target in seen:
             yield Dropped("the same picture came before", where)
             continue
@@ -78,16 +78,13 @@ def _entry_t2i(job: Job) -> dict[str, Any]:
     return {"preprocess_fn": "preproces_text_to_image_generation_s3", "process_fn_kwargs": {"random_truncate": False}, **sizes}
 
 
-_COMMON: dict[str, Any] = {
-    "licence": "not confirmed; OpenAI's terms for generated content apply",
-    "size": "262 GB",
-    "get": "https://huggingface.co/datasets/FreedomIntelligence/ShareGPT-4o-Image (both .json files and all .tar parts)",
-}
-
 T2I = register(
     Converter(
         name="sharegpt4o-t2i",
         title="ShareGPT-4o-Image, drawn",
+        licence="not confirmed; OpenAI's terms for generated content apply",
+        size="262 GB",
+        get="https://huggingface.co/datasets/FreedomIntelligence/ShareGPT-4o-Image (both .json files and all .tar parts)",
         rows="45,717",
         purpose="text to image",
         layout="text_to_image.json with text_to_image_part_0.tar, text_to_image_part_1.tar, ...",
@@ -95,21 +92,15 @@ T2I = register(
         shards=lambda job: _shards(_T2I, job),
         convert=_convert_t2i,
         entry=_entry_t2i,
-        **_COMMON,
     )
 )
+_EDITED = replace(T2I, name="sharegpt4o-edit", title="ShareGPT-4o-Image, edited", rows="46,539", purpose="editing")
+_EDITED_LAYOUT = "text_and_image_to_image.json with text_and_image_to_image_part_0.tar, ..."
 EDIT = register(
-    Converter(
-        name="sharegpt4o-edit",
-        title="ShareGPT-4o-Image, edited",
-        rows="46,539",
-        purpose="editing",
-        layout="text_and_image_to_image.json with text_and_image_to_image_part_0.tar, ...",
-        schema=_schema_edit,
+    replace(
+        replace(_EDITED, schema=_schema_edit, paths=("input_image", "output_image"), layout=_EDITED_LAYOUT),
         shards=lambda job: _shards(_EDIT, job),
-        convert=_convert_edit,
         entry=lambda _job: {"preprocess_fn": "process_sharegpt_4o_edit"},
-        paths=("input_image", "output_image"),
-        **_COMMON,
+        convert=_convert_edit,
     )
 )

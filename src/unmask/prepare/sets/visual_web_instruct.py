@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unmask.prepare.columns import TURN
-from unmask.prepare.converter import Archive, Converter, Dropped, Item, Job, Option, register
+from unmask.prepare.columns import FOLDERS_OF_PICTURES, TURN
+from unmask.prepare.converter import Archive, Converter, Dropped, Item, Job, Option, register, unpacked_root
 from unmask.prepare.json_stream import Broken, lines
 from unmask.prepare.names import files
 from unmask.prepare.placing import Finder
@@ -35,8 +35,7 @@ def _archives(job: Job) -> list[Archive]:
     return [Archive((path,), "tar", "") for path in files(job.src, "imgs.tar.gz")]
 
 
-def _root(job: Job) -> Path:
-    return job.unpack if _archives(job) else job.pictures or job.src
+_root = unpacked_root(_archives)
 
 
 def _published(path: Path) -> Iterator[Any]:
@@ -67,12 +66,11 @@ def _convert(job: Job, shard: str) -> Iterator[Item]:
         if problem:
             yield Dropped(problem, where)
             continue
-        found = [finder.find(name, where) for name in names]
-        lost = next((each for each in found if isinstance(each, Dropped)), None)
-        if lost is not None:
-            yield lost
+        found = finder.find_all(names, where)
+        if isinstance(found, Dropped):
+            yield found
             continue
-        references = [each.reference for each in found if not isinstance(each, Dropped)]
+        references = [each.reference for each in found]
         if not job.switch("flatten"):
             yield {"image": references or None, "conversations": turns}
             continue
@@ -105,13 +103,12 @@ VWI = register(
         get="https://huggingface.co/datasets/TIGER-Lab/VisualWebInstruct (mixed_conversation.jsonl, images.zip)",
         layout="mixed_conversation.jsonl (or .parquet) with images.zip, or with the unpacked folder imgs/",
         schema=_schema,
-        shards=_shards,
-        convert=_convert,
         entry=lambda _job: {"preprocess_fn": "preproces_vw_instruct"},
-        paths=("image",),
+        shards=_shards,
         archives=_archives,
+        convert=_convert,
         root=_root,
-        modes=("folder",),
+        **FOLDERS_OF_PICTURES,
         options=(
             Option("file", "", "stem of the published file, if there are several"),
             Option("pictures-per-row", "any", "keep rows with any number of pictures, or with one", ("any", "one")),

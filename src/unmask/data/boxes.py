@@ -45,6 +45,12 @@ def find_boxes(text: str) -> list[Box]:
     return found
 
 
+def first_mark(text: str) -> int | None:
+    """Where the first box of a text, or the phrase that names it, begins; None where there is none."""
+    found = _BOX.search(text)
+    return None if found is None else found.start()
+
+
 def boxes_of(conversation: Conversation) -> list[list[Box]]:
     """The boxes of each picture, in the order of the slots.
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unmask.cli.boxes import Box, boxes_of, draw_boxes, find_boxes
+from unmask.data.boxes import Box, boxes_of, draw_boxes, find_boxes
 from unmask.data.conversation import Conversation, ImageSlot, Located, Turn
 
 

@@ -1,0 +1,129 @@
+"""The stages of the demo: the stage files of `config/stage/` as they are, with what a model of 3 M parameters and minutes of time need otherwise.
+
+Each course starts from the checkpoint of the one before, with what its stage file accepts, lets learn and asks of the text. The data files are
+written beside the scenes, so that they can be read, changed and used again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unmask.train.config import config_file
+
+S1_DATA = """\
+# Written by `unmask demo`: where things are, questions, captions, judgements; and plans in words, from which captions are understood.
+# A conversation of `talks` asks eight things about one picture. What is easy has its turn early.
+datasets:
+  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
+  - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
+  - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
+  - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
+  - {name: dense, json_path: dense.parquet, preprocess_fn: preproces_grandf, length_group: dense}
+  - {name: captions, json_path: captions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: captions}
+  - name: plans
+    json_path: plans.parquet
+    preprocess_fn: preproces_text_to_image_generation_s3_loc
+    process_fn_kwargs: {plan_only: true}
+    length_group: plans
+weights:
+  talks: 300
+  grounding: 60
+  questions: 60
+  judged: 40
+  captions: {0.0: 100, 0.4: 30}
+  dense: {0.0: 60, 0.4: 30}
+  plans: {0.0: 60, 0.3: 20}
+"""
+S2_DATA = """\
+# Written by `unmask demo`: captions with pictures to draw, half of the rows in each format.
+datasets:
+  - name: scenes-parquet
+    json_path: rows.parquet
+    preprocess_fn: preproces_text_to_image_generation_s3
+    min_size: 64
+  - name: scenes-csv
+    json_path: rows.csv
+    sampling_strategy: all
+    preprocess_fn: preproces_text_to_image_generation_s3
+    columns: [s3_path, caption, fltLaionAesthScore, intHeight, intWidth]
+    aes_cutoff: 4.5
+"""
+S3_DATA = """\
+# Written by `unmask demo`: everything together. Codes that an edit changes weigh more.
+datasets:
+  - {name: drawing-1, json_path: rows.parquet, preprocess_fn: preproces_text_to_image_generation_s3, length_group: drawing}
+  - {name: drawing-2, json_path: rows.csv, preprocess_fn: preproces_text_to_image_generation_s3, length_group: drawing}
+  - {name: planned, json_path: plans.parquet, preprocess_fn: preproces_text_to_image_generation_s3_loc, length_group: planned}
+  - name: edits
+    json_path: edits.parquet
+    preprocess_fn: process_gpt_edit
+    process_fn_kwargs: {reweight: true}
+    length_group: edits
+  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
+  - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
+  - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
+  - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
+  - name: plans
+    json_path: plans.parquet
+    preprocess_fn: preproces_text_to_image_generation_s3_loc
+    process_fn_kwargs: {plan_only: true}
+    length_group: plans
+weights: {drawing: 60, planned: 20, edits: 130, talks: 60, grounding: 15, questions: 15, judged: 15, plans: 10}
+"""
+
+
+@dataclass(frozen=True)
+class Course:
+    """One stage of the demo.
+
+    Attributes:
+        stage: the stage file's name.
+        title: what is learned, for people.
+        data: the text of its data YAML.
+        overrides: what the demo says otherwise, `a.b=c`, places and numbers of steps aside.
+        draws: whether the model can draw after it.
+        edits: whether it can edit.
+    """
+
+    stage: str
+    title: str
+    data: str
+    overrides: tuple[str, ...]
+    draws: bool = True
+    edits: bool = False
+
+
+_COMMON = ("model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "image.remember=20000", "loader.workers=1")
+COURSES = (
+    Course(
+        "s1-gnd", "reading", S1_DATA,
+        ("init=null", "trainable=[all]", "image.size=128", "optim.lr=2e-3", "optim.lr_by_part={}"), draws=False,
+    ),
+    Course("s2-256", "drawing, 64 px", S2_DATA, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
+    Course("s2-1024", "drawing, 128 px", S2_DATA, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
+    Course("s3-unified", "everything", S3_DATA, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
+)  # fmt: skip
+
+
+def data_file(folder: Path, course: Course) -> Path:
+    """Write a course's data YAML."""
+    path = folder / f"{course.stage}.yaml"
+    path.write_text(course.data, encoding="utf-8")
+    return path
+
+
+def train_command(folder: Path, number: int, steps: int, batch: int) -> list[str]:
+    """The command that trains course `number`.
+
+    Args:
+        folder: of the demo: `data`, `runs` and `cache` are in it.
+        number: place in `COURSES`.
+        steps: of training.
+        batch: samples of a step.
+    """
+    course, runs = COURSES[number], folder / "runs"
+    start = [] if number == 0 else [f"init={runs / COURSES[number - 1].stage}"]
+    return [
+        *("unmask", "train", str(config_file("stage", course.stage)), *_COMMON, *course.overrides, *start),
+        *(f"data={folder / 'data' / f'{course.stage}.yaml'}", f"out={runs / course.stage}", f"loader.cache={folder / 'cache'}"),
+        *(f"steps={steps}", f"batch.global_size={batch}", f"batch.per_device={batch}", "checkpoint.every=200"),
+    ]

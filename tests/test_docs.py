@@ -63,7 +63,7 @@ def in_help() -> Iterator[Command]:
     """The examples of every `--help`: indented lines, remarks after three spaces."""
     import importlib
 
-    modules = {name: importlib.import_module(f"unmask.cli.{name}") for name in COMMANDS}
+    modules = {name: importlib.import_module(f"unmask.cli.{name.replace('-', '_')}") for name in COMMANDS}
     modules |= {f"data {name}": data.module_of(name) for name in data.ACTIONS}
     for name, module in modules.items():
         for typed in (module.__doc__ or "").splitlines():

@@ -1,10 +1,9 @@
 """`understand` and `ground`: answers and boxes for people and programs, files of requests, ranks, what is wrong in a sentence."""
 
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from PIL import Image
 
 from tests.helpers import png, told
 from tests.models import micro_loaded, write_checkpoint
+from tests.ranks import PRELOAD
 from unmask.cli.main import main
+from unmask.distributed.spawn import spawn
 from unmask.infer.pipelines import LoadedModel, load
 from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
@@ -128,6 +129,17 @@ def test_questions_from_a_file(folder: Path, model: LoadedModel, tmp_path: Path,
     assert "made in another way: settings.temperature: 0.8 -> 0.5; give another --out" in capsys.readouterr().err
 
 
+def _command(words: list[str]) -> tuple[int, str, str]:
+    """A command on one rank: exit code, what it printed, what it complained of."""
+    out, error = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(error):
+        try:
+            code = main(words)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, out.getvalue(), error.getvalue()
+
+
 def test_two_processes_find_what_one_finds(folder: Path, tmp_path: Path) -> None:
     made: list[dict[str, Any]] = [
         {"image": "wide.png", "phrases": ["a cat", "it"]},
@@ -139,13 +151,12 @@ def test_two_processes_find_what_one_finds(folder: Path, tmp_path: Path) -> None
         for word in ("ground", folder / "micro", "--requests", file, "--cache", tmp_path / "cache", "--set", "temperature=1")
     ]
     assert main([*words, "--out", str(tmp_path / "one.jsonl")]) == 1
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "unmask"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *words, "--out", str(tmp_path / "two.jsonl")], env=environment, capture_output=True, text=True
+    told_by = spawn(_command, 2, [*words, "--out", str(tmp_path / "two.jsonl")], preload=PRELOAD)
+    assert [code for code, _, _ in told_by] == [1, 1]
+    (_, out, error), (_, *silent) = told_by
+    assert (
+        out == f"{tmp_path / 'two.jsonl'}: 4 results\n" and "1 of 5 requests failed; the first: " in error and silent == ["", ""]
     )
-    assert done.returncode != 0 and done.stderr.count("1 of 5 requests failed") == 1
-    assert "two.jsonl: 4 results" in done.stdout.replace("\n", "")
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
     last = json.loads((tmp_path / "two.jsonl").read_text().splitlines()[-1])
     assert last == {
@@ -154,7 +165,10 @@ def test_two_processes_find_what_one_finds(folder: Path, tmp_path: Path) -> None
     }
 
 
-def test_what_is_wrong_is_a_sentence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_a_sentence(
+    folder: Path, model: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmask.infer.pipelines.load", lambda *_, **__: model)
     wide, file = str(folder / "wide.png"), str(rows(tmp_path / "rows.jsonl", [{"query": "What?"}]))
     cases = (
         (["understand"], 'there is no question; ask something: --question "What is this?"'),

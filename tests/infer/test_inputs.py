@@ -21,8 +21,11 @@ from unmask.data.records import Mixture, Source
 from unmask.data.tiles import TilingConfig
 from unmask.data.tokenize import Role
 from unmask.errors import ConfigError, ImageError, StorageError
+from unmask.infer import answering, pointing
+from unmask.infer.answering import questions_of
 from unmask.infer.conditions import Places
 from unmask.infer.inputs import PromptBuilder, check_room, open_pictures
+from unmask.infer.pointing import GroundingConfig, Search
 from unmask.randomness import keyed_generator
 
 TILING = TilingConfig(tile=VISION.image_size, pooled=VISION.pooled)
@@ -77,6 +80,33 @@ def test_a_prompt_is_the_training_sample_up_to_the_answer(name: str) -> None:
     asked = builder.build((*conversation.turns[:-1], Turn("gpt", ())), pictures, conditions=said)
     assert np.array_equal(asked.ids_L, ids[: len(asked)]) and np.array_equal(asked.roles_L, roles[: len(asked)])
     assert len(asked) == np.flatnonzero(np.isin(roles, (Role.ANSWER, Role.PICTURE)))[0]
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_questions_are_asked_as_in_training(pictures: int) -> None:
+    """Without pictures, about one, about several; a row of any function that stores conversations."""
+    blobs = [png(1, 40, 30), png(2, 20, 20)][:pictures]
+    ask = {"from": "human", "value": "<image>\n" * pictures + "What is this?"}
+    row = {"image": ["a.png", "b.png"][:pictures] or None, "conversations": [ask, {"from": "gpt", "value": "Noise."}]}
+    ids, roles = trained(of_row("understanding", row), blobs)
+    (question,) = questions_of(blobs, "What is this?")
+    asked = answering.prompt(PromptBuilder(micro_loaded()), question, Turn("gpt", ()))
+    first = np.flatnonzero(roles == Role.ANSWER)[0]
+    assert np.array_equal(asked.ids_L, ids[:first]) and np.array_equal(asked.roles_L, roles[:first])
+
+
+@pytest.mark.parametrize("way", ["each", "all"])
+def test_phrases_are_asked_as_in_training(way: pointing.Asking) -> None:
+    """As referring expressions, or as dense captions: all but the coordinates is the same."""
+    blob, first = png(1, 40, 30), micro_loaded().chat.vocab.location_first
+    said = f"There are following objects in the scene. <box_p> the red circle </box_p>{BOX}"
+    dense = of_row("dense_grounding", {"s3_path": "a.png", "loc_caption": said})
+    row = of_row("referring_expression", ROWS["referring_expression"]) if way == "each" else dense
+    ids, _ = trained(row, [blob])
+    search, picture = Search(blob, ("the red circle",)), decode(blob, target=None)
+    asked = pointing._prompt(PromptBuilder(micro_loaded()), search, picture, GroundingConfig(ask=way))
+    is_place = (ids >= first) & (ids < first + 1025)
+    assert np.array_equal(np.where(is_place, first, ids), asked.ids_L) and is_place.sum() == 4
 
 
 def test_features_and_references_stand_where_training_puts_them() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import write_rows
+from tests.ranks import PRELOAD
 from unmask.distributed.mesh import connect
 from unmask.distributed.spawn import spawn
 from unmask.errors import ConfigError, DataError, RowError, UnmaskError
@@ -138,8 +139,8 @@ def _fulfil(folder: Path, dies_at: int | None) -> tuple[list[int], Outcome]:
 def test_ranks_divide_the_rows(tmp_path: Path) -> None:
     """Two ranks of which one is killed; then three; the results are those of one."""
     with pytest.raises(Exception, match="rank"):
-        spawn(_fulfil, 2, tmp_path, 7)
-    found = spawn(_fulfil, 3, tmp_path, None)
+        spawn(_fulfil, 2, tmp_path, 7, preload=PRELOAD)
+    found = spawn(_fulfil, 3, tmp_path, None, preload=PRELOAD)
     assert all(outcome == found[0][1] for _, outcome in found)
     assert (found[0][1].results, found[0][1].failed) == (10, 1) and found[0][1].before >= 2
     numbers = [number for mine, _ in found for number in mine]
@@ -157,7 +158,7 @@ def _refuse(folder: Path) -> str:
 
 
 def test_an_error_of_one_rank_is_told_by_all(tmp_path: Path) -> None:
-    said = spawn(_refuse, 2, tmp_path)
+    said = spawn(_refuse, 2, tmp_path, preload=PRELOAD)
     assert said[0] == said[1] and "is no good" in said[0]
 
 

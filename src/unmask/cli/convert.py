@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
+from unmask.cli.picked import picked
 from unmask.cli.progress import progress_bar
 
 
@@ -78,24 +79,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise ConfigError(f"--shard-size is {options.shard_size:g}, and must be above 0")
     conversion.check_target(options.source, options.target, options.overwrite)
     wanted = conversion.Options(
-        to=options.to,
-        stage1=options.stage1,
+        **picked(options, "to", "stage1", "dtype", "image_size", "seed", "overwrite"),
         model=load_model_config(options.model),
-        hints=Hints(
-            kind=options.kind,
-            vision=options.vision,
-            vq=options.vq,
-            tokenizer=options.tokenizer,
-            ignore=tuple(options.ignore),
-            ema=options.ema,
-            merge_lora=options.merge_lora,
-        ),
-        dtype=options.dtype,
-        image_size=options.image_size,
-        seed=options.seed,
+        hints=Hints(**picked(options, "kind", "vision", "vq", "tokenizer", "ema", "merge_lora"), ignore=tuple(options.ignore)),
         shard_bytes=int(options.shard_size * 1e9),
         licence=_licence(options, console),
-        overwrite=options.overwrite,
         beside=lambda picture: presets.as_file(presets.of_published(picture)),
     )
     with progress_bar(console, TimeElapsedColumn()) as bar:

@@ -2,7 +2,7 @@
 
   unmask ground runs/s3-unified --image a.jpg --phrase "the red circle" --phrase "the cat on the left"
   unmask ground runs/s3-unified --image a.jpg --phrase "the red circle" --boxes-out a-boxes.png     the boxes drawn on the picture
-  unmask ground runs/s3-unified --image a.jpg --image b.jpg --phrase "a cat" --boxes-out cats.html  a page with both
+  unmask ground runs/s3-unified --image a.jpg --image b.jpg --phrase "a cat" --boxes-out cats.html   a page with both
   unmask ground runs/s3-unified --image a.jpg --phrase "a cat" --steps 4 --json
 
 Many at once, rows of a file with columns image and phrases (one, or a list; relative paths are relative to the file):

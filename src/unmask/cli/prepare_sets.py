@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from unmask.cli.picked import picked
 from unmask.cli.prepare_bar import Bar, report_table
 from unmask.cli.prepare_passes import add_passes, pair
 from unmask.errors import DataError
@@ -152,15 +153,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def _job(options: argparse.Namespace, converter: Converter) -> Job:
     own = {option.name: getattr(options, f"own_{option.name}") for option in converter.options}
     return Job(
-        src=options.src,
-        out=options.out,
-        images=options.images,
+        **picked(options, "src", "out", "images", "pictures", "prefix", "sizes", "refcoco"),
         unpack=options.unpack or options.out.with_name(f"{options.out.stem}-images"),
-        pictures=options.pictures,
-        prefix=options.prefix,
-        sizes=options.sizes,
         exclude=tuple(options.exclude),
-        refcoco=options.refcoco,
         keep_evaluation=options.keep_evaluation_pictures,
         mapping=tuple(pair(each, "--map", "s3_path=url") for each in getattr(options, "map", [])),
         options=converter.all_options(own),

@@ -2,7 +2,7 @@
 
   unmask understand runs/s3-unified --image a.jpg --question "What is on the mat?"
   unmask understand runs/s3-unified --image a.jpg --question "Who is it?" --question "Where?"       each about the picture
-  unmask understand runs/s3-unified --image old.jpg --image new.jpg --question "What has changed?"  about both pictures
+  unmask understand runs/s3-unified --image old.jpg --image new.jpg --question "What has changed?"   about both pictures
   unmask understand runs/s3-unified --image s3://bucket/a.jpg --question "Read the sign." --set cache=dual --set threshold=0.9
 
 Many at once, rows of a file with columns question and image (one, several, or none; relative paths are relative to the file):

@@ -57,11 +57,11 @@ class PromptCache:
     """
 
     def __init__(self, transformer: Transformer, packing: Packing, live_G: Tensor, every: int) -> None:
-        self.transformer, self.packing, self.every = transformer, packing, every
-        self.rotary = transformer.rotary(packing)
+        self.transformer, self.every = transformer, every
+        self.plans, self.rotary = transformer.plans(packing, text_wanted=False), transformer.rotary(packing)
         device = live_G.device
         self.live_D, self.fixed_F = live_G.nonzero()[:, 0], (~live_G).nonzero()[:, 0]
-        split = packing.drawing.split.gen
+        split = self.plans.split.gen
         assert split is not None
         lengths = split.keys.lengths
         live, self.num_samples = live_G.cpu().numpy(), len(lengths)
@@ -103,7 +103,7 @@ class PromptCache:
     def _plan(self, number: int, rows_M: Tensor) -> LayerPlan:
         """What a layer computes; the last one, if it is a split one, for these rows alone."""
         config = self.transformer.config
-        plan = self.packing.drawing.of(number, config.num_joint_layers, config.num_layers)
+        plan = self.plans.of(number, config.num_joint_layers, config.num_layers)
         if number < config.num_layers - 1 or not self._narrows:
             return plan
         assert plan.gen is not None

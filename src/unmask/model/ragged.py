@@ -38,6 +38,12 @@ def _samples(parts: Sequence[Tensor], lengths: Lengths) -> list[list[Tensor]]:
     return [list(each) for each in zip(*(part.split(list(one)) for part, one in zip(parts, lengths, strict=True)), strict=True)]
 
 
+def _scaled(rows: Sequence[Tensor], lengths: Sequence[Lengths], scale: float) -> list[list[list[Tensor]]]:
+    """Queries times the scale, keys and values of each sample, tower by tower."""
+    queries = [q * scale for q in rows[::3]]
+    return [_samples(part, each) for part, each in zip((queries, rows[1::3], rows[2::3]), lengths, strict=True)]
+
+
 def _heads(parts: list[Tensor]) -> Tensor:
     """[H, L, K] of the rows of a sample."""
     filled = [part for part in parts if len(part)] or parts[:1]
@@ -70,15 +76,15 @@ class _Ragged(torch.autograd.Function):
         scale: float = rows[0].shape[-1] ** -0.5
         outs, fused = tuple(torch.empty_like(q, memory_format=torch.contiguous_format) for q in rows[::3]), []
         lengths = (queries, keys, keys)
-        samples = [_samples(rows[place::3], lengths[place]) for place in range(3)]
+        samples = _scaled(rows, lengths, scale)
         for *parts, out in zip(*samples, _samples(outs, queries), strict=True):
             if not any(map(len, out)):
                 continue
             q, k, v = map(_heads, parts)
             if k.shape[1] <= SHORT:
-                _spread(torch.bmm(_seen(q * scale, k), v), out)
+                _spread(torch.bmm(_seen(q, k), v), out)
             else:
-                found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q[None], k[None], v[None], scale=scale)
+                found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q[None], k[None], v[None], scale=1.0)
                 _spread(found[0], out)
                 fused += [found, sums]
         ctx.lengths, ctx.scale = lengths, scale
@@ -91,7 +97,7 @@ class _Ragged(torch.autograd.Function):
         scale, saved, count = ctx.scale, ctx.saved_tensors, 3 * len(grads)
         rows, fused = saved[:count], iter(saved[count:])
         to_rows = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in rows]
-        samples = [_samples(rows[place::3], ctx.lengths[place]) for place in range(3)]
+        samples = _scaled(rows, ctx.lengths, scale)
         places = [_samples(to_rows[place::3], ctx.lengths[place]) for place in range(3)]
         shaped = [grad.unflatten(-1, rows[0].shape[1:]) for grad in grads]
         for *parts, to_q, to_k, to_v, grad in zip(*samples, *places, _samples(shaped, ctx.lengths[0]), strict=True):
@@ -102,12 +108,11 @@ class _Ragged(torch.autograd.Function):
             q, k, v, g = map(_heads, (*parts, grad))
             if k.shape[1] > SHORT:
                 found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                    g[None], q[None], k[None], v[None], next(fused), next(fused), 0.0, is_causal=False, scale=scale
+                    g[None], q[None], k[None], v[None], next(fused), next(fused), 0.0, is_causal=False, scale=1.0
                 )
-                for each, place in zip(found, (to_q, to_k, to_v), strict=True):
-                    _spread(each[0], place)
+                for each, place, factor in zip(found, (to_q, to_k, to_v), (scale, None, None), strict=True):
+                    _spread(each[0], place, factor)
                 continue
-            q = q * scale
             seen = _seen(q, k)
             _spread(torch.bmm(seen.mT, g), to_v)
             to_scores = torch.bmm(g, v.mT)

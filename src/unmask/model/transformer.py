@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unmask.model.attention import Attended, Engine, Scope, attend, attend_towers, pick_engine, rotary_table
+from unmask.model.attention import Attended, Engine, Scope, attend, attend_towers, rotary_table
 from unmask.model.config import ComputeConfig, ModelConfig
 from unmask.model.fused import Table, gated_mlp, norm_linear, plain_weights, rms_norm, rotate
-from unmask.model.packing import LayerPlan
+from unmask.model.packing import LayerPlan, Plans
 from unmask.model.packing import Packing as Packing  # part of what a transformer is called with
 
 
@@ -158,6 +158,11 @@ class Transformer(nn.Module):
         width, theta = self.config.head_width, self.config.rope_theta
         return Rotary(rotary_table(packing.text_position_T, width, theta), rotary_table(packing.gen_position_G, width, theta))
 
+    def plans(self, packing: Packing, *, text_wanted: bool) -> Plans:
+        """What each layer computes, with the block masks that the engine may need."""
+        plans = packing.whole if text_wanted else packing.drawing
+        return plans.with_blocks() if self.compute.attention == "flex" else plans
+
     def forward(self, h: Streams, packing: Packing, *, text_wanted: bool, rotary: Rotary | None = None) -> Streams:
         """Final hidden states after `ln_f`: of every token, or of those that the packing's focus names.
 
@@ -166,9 +171,7 @@ class Transformer(nn.Module):
         that is used again and again.
         """
         config, rotary = self.config, rotary or self.rotary(packing)
-        plans = packing.whole if text_wanted else packing.drawing
-        if pick_engine(self.compute.attention, h.text.device, h.text.dtype) == "flex":
-            plans = plans.with_blocks()
+        plans = self.plans(packing, text_wanted=text_wanted)
         again = self.compute.activation_checkpointing == "blocks" and torch.is_grad_enabled()
         for number, block in enumerate(self.blocks):
             plan = plans.of(number, config.num_joint_layers, config.num_layers)

@@ -53,7 +53,9 @@ class UnifiedTask:
         tokenizer_file = locate(config.tokenizer, "tokenizer.json")
         self.encoding = _encoding(stage, tokenizer_file, config)
         self.image_tokenizer = load_image_tokenizer(config.image_tokenizer).to(device)
-        self.chat = chat = ChatTokenizer(load_tokenizer(tokenizer_file), str(tokenizer_file))
+        self.chat = chat = ChatTokenizer(
+            load_tokenizer(tokenizer_file), str(tokenizer_file), published_strings=stage.image.published_strings
+        )
         if chat.vocab.size > config.vocab_size:
             raise ConfigError(
                 f"the tokenizer has {chat.vocab.size} ids, more than vocab_size={config.vocab_size}", where=str(tokenizer_file)

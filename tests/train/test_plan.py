@@ -85,7 +85,7 @@ def test_running_means_and_chunks_of_the_loss_are_counted() -> None:
 def test_complementary_masks_double_the_work() -> None:
     once, twice = (plan("s2-256", Machine(gpus=8), f"corruption.complementary={given}") for given in ("false", "true"))
     assert twice.flops == 2 * once.flops and twice.tokens == 2 * once.tokens
-    assert twice.memory.activations > 1.5 * once.memory.activations and twice.memory.parameters == once.memory.parameters
+    assert twice.memory.activations > once.memory.activations and twice.memory.parameters == once.memory.parameters
 
 
 def test_nothing_helps() -> None:

@@ -1,6 +1,6 @@
 """Where all data sets meet: slots, the published mapping, and text that only looks like a slot."""
 
-from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
+from unmask.data.conversation import TASKS, Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
 
 
 def drawing(caption: str, conditions: MicroConditions | None = None) -> Conversation:
@@ -69,3 +69,22 @@ def test_marked_coordinates_are_written_as_text() -> None:
     plan = "cat <LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_4><LOC_END> "
     marked, plain = (Conversation("x/0", (Turn("gpt", ("Sure ", part, Undrawn())),)) for part in (Located(plan), plan))
     assert marked.to_llava() == plain.to_llava() and marked.describe() == plain.describe() == f"gpt: Sure {plan}<image_gen_fake>"
+
+
+def test_what_a_conversation_asks_for() -> None:
+    """By what it holds, whatever made it."""
+    read, reference, draw = (ImageSlot(kind, "x.png") for kind in ("image", "image_gen_enc", "image_gen"))  # type: ignore[arg-type]
+    box = Located("<LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_4><LOC_END>")
+    cases = {
+        "text": ((" Hi",), ("Hello",)),
+        "understanding": ((read, " What?"), ("A cat",)),
+        "grounding": ((read, " Where?"), (box,)),
+        "text_to_image": (("Draw it.",), ("Sure ", draw)),
+        "editing": ((read, reference, " Turn it."), ("Sure ", draw)),
+    }
+    assert {task: Conversation("", (Turn("human", ask), Turn("gpt", say))).task for task, (ask, say) in cases.items()} == {
+        task: task for task in cases
+    }
+    for ask, say in ((("Draw it.",), (box, draw)), ((reference, " Turn it."), (box, draw)), (("Plan it.",), (box, Undrawn()))):
+        assert Conversation("", (Turn("human", ask), Turn("gpt", say))).task == "planning"
+    assert set(TASKS) == {*cases, "planning"}

@@ -82,6 +82,12 @@ def test_running_means_and_chunks_of_the_loss_are_counted() -> None:
     assert large.memory.activations >= small.memory.activations
 
 
+def test_complementary_masks_double_the_work() -> None:
+    once, twice = (plan("s2-256", Machine(gpus=8), f"corruption.complementary={given}") for given in ("false", "true"))
+    assert twice.flops == 2 * once.flops and twice.tokens == 2 * once.tokens
+    assert twice.memory.activations > once.memory.activations and twice.memory.parameters == once.memory.parameters
+
+
 def test_nothing_helps() -> None:
     made = plan("s3-unified", Machine(gpus=1, memory=8))
     assert made.advice == (

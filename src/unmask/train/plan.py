@@ -23,7 +23,7 @@ class Plan:
     Attributes:
         longest: the kind of sample that the peak is that of, `per_device` of them.
         memory: of a rank with such a micro-batch.
-        tokens: of a step, of both towers, on average.
+        tokens: of a step, of both towers, on average, all copies of complementary masks counted.
         flops: of a step.
         seconds: of a step.
         days: of the stage.
@@ -61,10 +61,16 @@ def make_plan(stage: StageConfig, config: ModelConfig, learns: Learns, found: Se
 
 def _bare(stage: StageConfig, config: ModelConfig, learns: Learns, found: Sequence[Kind], machine: Machine) -> Plan:
     _, tokens = picture_tokens(stage, config)
-    needs = {kind.shape: memory([kind.shape] * stage.batch.per_device, stage, config, learns, machine) for kind in found}
+    copies = stage.corruption.copies
+    together = stage.batch.per_device * copies
+    needs = {kind.shape: memory([kind.shape] * together, stage, config, learns, machine) for kind in found}
     longest = max(needs, key=lambda shape: needs[shape].peak)
-    flops = stage.batch.global_size * mean((kind.share, sample_flops(kind.shape, stage, config, learns)) for kind in found)
-    total = stage.batch.global_size * mean((kind.share, kind.shape.text + kind.shape.pictures * tokens) for kind in found)
+    flops = (
+        stage.batch.global_size * copies * mean((kind.share, sample_flops(kind.shape, stage, config, learns)) for kind in found)
+    )
+    total = (
+        stage.batch.global_size * copies * mean((kind.share, kind.shape.text + kind.shape.pictures * tokens) for kind in found)
+    )
     seconds = flops / (machine.gpus * machine.tflops * 1e12 * machine.utilisation)
     return Plan(
         stage.name,

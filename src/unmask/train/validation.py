@@ -18,7 +18,7 @@ from unmask.data.encode import EncodingConfig
 from unmask.data.order import Draw
 from unmask.data.preprocess.editing import edit_turns
 from unmask.data.preprocess.grounding import referring_words
-from unmask.data.preprocess.planning import layout_turns
+from unmask.data.preprocess.planning import PLAN_REQUEST, layout_turns
 from unmask.data.preprocess.text_to_image import caption_turns
 from unmask.data.records import Mixture
 from unmask.data.sample import SampleBuilder
@@ -37,6 +37,7 @@ ABILITIES: tuple[Ability, ...] = ("generate", "edit", "understand", "ground")
 OVERLAP = 0.5
 """Share of intersection in union from which a box is found."""
 _MARK = "\0"
+_FIX = "leave the data set out of validate.data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,12 +245,11 @@ def requests_of(config: ValidateConfig, encoding: EncodingConfig, cache: Path, s
         for number in range(min(config.count, len(dataset))):
             record = dataset.record(number)
             conversation = builder.conversation(dataset, record, Draw(dataset.spec.length_group, number))
-            reads = next(conversation.images("image"), None) is not None and conversation.task != "text_to_image"
-            if reads and encoding.vision is None:
+            if encoding.vision is None and next(conversation.images("image"), None) is not None:
                 raise ConfigError(
                     "asks about a picture, and the model reads none (it has no vision tower)",
                     where=str(record.source),
-                    fix="leave the data set out of validate.data",
+                    fix=_FIX,
                 )
             requests.append(request_of(conversation, builder.pictures(dataset, conversation), str(record.source)))
     return requests
@@ -259,7 +259,7 @@ def request_of(conversation: Conversation, blobs: Sequence[bytes], source: str) 
     """What a conversation asks for, in the words of a user of the checkpoint.
 
     Raises:
-        ConfigError: it asks for a plan that is not drawn, or its boxes have no phrases.
+        ConfigError: it asks for a plan that is not drawn, shows earlier attempts, or its boxes have no phrases.
     """
     files: dict[str, list[bytes]] = {"image": [], "image_gen_enc": [], "image_gen": []}
     for slot, blob in zip(conversation.images(), blobs, strict=True):
@@ -267,13 +267,15 @@ def request_of(conversation: Conversation, blobs: Sequence[bytes], source: str) 
     asked, answered = conversation.turns[0], conversation.turns[1]
     words, answer = _words(asked), _words(answered)
     if any(isinstance(part, Undrawn) for part in answered.parts):
-        raise ConfigError("asks for a plan that is not drawn", where=source, fix="leave the data set out of validate.data")
+        raise ConfigError("asks for a plan that is not drawn", where=source, fix=_FIX)
     if files["image_gen"]:
         facts, slot, sources = MicroConditions(), ImageSlot("image_gen", ""), tuple(files["image_gen_enc"])
         asking: list[Sequence[Turn]] = [edit_turns(["0"] * len(sources), _MARK, "")]
         if not sources:
-            asking = [layout_turns(_MARK, facts, slot, ""), caption_turns(_MARK, slot, facts)]
-        inner, target = _inside(asking, words), files["image_gen"][0]
+            asking = [layout_turns(_MARK, facts, slot, None), caption_turns(_MARK, slot, facts)]
+            if files["image"]:
+                raise ConfigError("draws after earlier attempts", where=source, fix=_FIX)
+        inner, target = _inside(asking, words.partition(f". {PLAN_REQUEST.strip()}")[0].strip()), files["image_gen"][0]
         return Request("edit" if sources else "generate", source, inner, sources, target=target)
     if conversation.task == "grounding":
         return _grounding(words, answer, files["image"], source)
@@ -290,7 +292,7 @@ def _grounding(words: str, answer: str, pictures: Sequence[bytes], source: str) 
         raise ConfigError(
             "asks for boxes, but its answer has none, or not a phrase for each",
             where=source,
-            fix="leave the data set out of validate.data",
+            fix=_FIX,
         )
     return Request("ground", source, "\n".join(box.phrase for box in boxes), tuple(pictures[:1]), answer, tuple(boxes))
 

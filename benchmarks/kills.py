@@ -19,7 +19,6 @@ from rich.table import Table
 from tests.kills import finish, kill_and_go_on, trained_on
 from tests.runs import losses, write_run
 
-
 STEPS = 3
 """Of the run, for each kill."""
 

@@ -134,10 +134,14 @@ def finish(world: int, stage: Path, overrides: Sequence[str], folder: Path) -> N
     """Run to the end."""
     folder.mkdir(parents=True, exist_ok=True)
     processes = start(world, stage, [*overrides, f"out={folder / 'run'}"], folder / "draws")
-    for process in processes:
-        process.join(1500)
-        errors = "".join(file.read_text() for file in (folder / "draws").glob("*.errors"))
-        assert process.exitcode == 0, f"exit code {process.exitcode}: {errors}"
+    try:
+        for process in processes:
+            process.join(1500)
+            errors = "".join(file.read_text() for file in (folder / "draws").glob("*.errors"))
+            assert process.exitcode == 0, f"exit code {process.exitcode}: {errors}"
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def trained_on(folder: Path) -> dict[int, list[str]]:

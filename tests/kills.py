@@ -92,7 +92,7 @@ def kill_at_random(processes: Sequence[BaseProcess], run: Path, draws: Path, rng
         writes = any((run / "checkpoints").glob(".unfinished-*"))
         if lines(draws / "0.jsonl") >= wanted and (kind == "step" or writes):
             break
-        time.sleep(0.0002)
+        time.sleep(0.002)
     time.sleep(rng.uniform(0, 1.5 if kind == "start" else 0.05 if kind == "step" else 0.02))
     for process in rng.sample(list(processes), len(processes)):
         process.kill()

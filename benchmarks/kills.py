@@ -1,6 +1,7 @@
 """A run that is killed with SIGKILL at random moments, thirty times, and is then the run that was left alone: losses, draws, checkpoints.
 
-  python -m benchmarks.kills FOLDER                    30 kills of one process, 30 of two ranks; the table of benchmarks/results/kills-*.md
+  python -m benchmarks.kills FOLDER                              30 kills of one process; a line of benchmarks/results/kills-*.md
+  python -m benchmarks.kills FOLDER --ranks 2 --kills 10         of two ranks
   python -m benchmarks.kills FOLDER --kills 100 --seed 7
 
 Every step writes a checkpoint, and half of the kills wait until one is being written. After each kill every checkpoint is verified to its last
@@ -18,11 +19,14 @@ from rich.table import Table
 from tests.kills import finish, kill_and_go_on, trained_on
 from tests.runs import losses, write_run
 
+STEPS = 3
+"""Of the run, for each kill."""
+
 
 def compare(folder: Path, world: int, kills: int, seed: int) -> tuple[str, ...]:
     """One line of the table."""
     stage = write_run(folder)
-    settings = [f"steps={4 * kills}", "batch.per_device=2", "checkpoint.every=1", "checkpoint.keep=2", "ema={decay: 0.99}"]
+    settings = [f"steps={STEPS * kills}", "batch.per_device=2", "checkpoint.every=1", "checkpoint.keep=2", "ema={decay: 0.99}"]
     finish(world, stage, settings, folder / "alone")
     start = time.monotonic()
     seen = kill_and_go_on(world, stage, settings, folder / "killed", kills, seed)
@@ -30,23 +34,22 @@ def compare(folder: Path, world: int, kills: int, seed: int) -> tuple[str, ...]:
     assert losses(folder / "killed" / "run") == losses(folder / "alone" / "run"), "losses differ"
     assert trained_on(folder / "killed") == trained_on(folder / "alone"), "draws differ"
     last = seen.steps[-1]
-    return tuple(map(str, (world, seen.kills, seen.starting, seen.writing, last, 4 * kills, f"{seconds:.0f}")))
+    return tuple(map(str, (world, seen.kills, seen.starting, seen.writing, last, STEPS * kills, f"{seconds:.0f}")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     table = Table(
         "ranks", "kills", "before a start's first step", "with a checkpoint half written", "at step, at last", "steps", "seconds"
     )
-    for world in options.ranks:
-        place = options.folder.resolve() / str(world)
-        shutil.rmtree(place, ignore_errors=True)
-        table.add_row(*compare(place, world, options.kills, options.seed))
+    place = options.folder.resolve() / str(options.ranks)
+    shutil.rmtree(place, ignore_errors=True)
+    table.add_row(*compare(place, options.ranks, options.kills, options.seed))
     Console(width=140).print(table)
     Console().print("no checkpoint was broken; losses and draws are those of the run left alone")
 

@@ -92,7 +92,7 @@ def kill_at_random(processes: Sequence[BaseProcess], run: Path, draws: Path, rng
         writes = any((run / "checkpoints").glob(".unfinished-*"))
         if lines(draws / "0.jsonl") >= wanted and (kind == "step" or writes):
             break
-        time.sleep(0.0002)
+        time.sleep(0.002)
     time.sleep(rng.uniform(0, 1.5 if kind == "start" else 0.05 if kind == "step" else 0.02))
     for process in rng.sample(list(processes), len(processes)):
         process.kill()
@@ -134,10 +134,14 @@ def finish(world: int, stage: Path, overrides: Sequence[str], folder: Path) -> N
     """Run to the end."""
     folder.mkdir(parents=True, exist_ok=True)
     processes = start(world, stage, [*overrides, f"out={folder / 'run'}"], folder / "draws")
-    for process in processes:
-        process.join(300)
-        errors = "".join(file.read_text() for file in (folder / "draws").glob("*.errors"))
-        assert process.exitcode == 0, errors
+    try:
+        for process in processes:
+            process.join(1500)
+            errors = "".join(file.read_text() for file in (folder / "draws").glob("*.errors"))
+            assert process.exitcode == 0, f"exit code {process.exitcode}: {errors}"
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def trained_on(folder: Path) -> dict[int, list[str]]:

@@ -48,7 +48,7 @@ def written_by(run: Path) -> str | None:
     return None if not newest else "two" if (newest[0] / native.SHARDED).is_dir() else "one"
 
 
-def until(what: Callable[[], object], stage: Path, seconds: float = 120) -> None:
+def until(what: Callable[[], object], stage: Path, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         logs = "".join(file.read_text()[-2000:] for file in stage.parent.glob("127.0.0.*.log"))
@@ -57,6 +57,7 @@ def until(what: Callable[[], object], stage: Path, seconds: float = 120) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_node_is_lost_and_comes_back(tmp_path: Path) -> None:
     """The losses are those of one process that was left alone, whoever computed them."""
     stage, port, out = write_run(tmp_path), free_port(), tmp_path / "run"

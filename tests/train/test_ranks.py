@@ -56,6 +56,8 @@ def test_ranks_are_one_process(
     """Over every task, so that one rank has pictures to draw or tiles to read where another has none."""
     seen = train_ranks(world, stage, *overrides, f"steps={STEPS}", f"out={tmp_path / 'run'}", local_world=local_world)
     assert_same(tmp_path / "run", stage.parent / "alone")
+    one, other = (dict(load(path).model.named_parameters()) for path in (tmp_path / "run", stage.parent / "alone"))
+    assert all(torch.allclose(one[name], other[name], atol=2e-3) for name in one)
     if "batch.per_device=2" in overrides:
         assert in_order(seen) == in_order(alone)
     for what in ("draws", "sees") if "batch.per_device=4" not in overrides else ():

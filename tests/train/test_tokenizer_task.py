@@ -186,6 +186,7 @@ def test_mistakes(stage_file: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         "codes.decay=1": "codes.decay: must be between 0 and 1, not 1",
         "codes.keep=true": "codes.keep .*: goes on with the codes of `init`; set init=FOLDER and codes.plain_share=0|codes.keep: goes on",
         "optim.lr_by_part={vision: 1e-5}": "optim.lr_by_part: names parts of the unified model, which is not trained here; leave it out",
+        "checkpoint.export=true": "checkpoint.export: means the unified model; these checkpoints are plain already; leave it out",
         "text_loss=false": "unknown key 'text_loss'",
     }
     for override, says in cases.items():

@@ -74,7 +74,9 @@ def test_a_random_model_sits_the_exam_and_its_page_shows_it(tmp_path: Path, monk
     assert all(each.found != each.right for pair in sheet.located for each in pair)
     stops = [Stop("untrained", "random <weights>", Sheet(), ()), Stop("s1-gnd", "reading", sheet, ((1, 2.0), (2, 1.0)))]
     sections = progress_sections(exam, stops)
-    write_report(tmp_path / "report.html", DemoReport((), [], [], {}, {}, progress=sections, stage_losses=[("s1-gnd", stops[1].losses)]))
+    write_report(
+        tmp_path / "report.html", DemoReport((), [], [], {}, {}, progress=sections, stage_losses=[("s1-gnd", stops[1].losses)])
+    )
     text, page = parsed(tmp_path / "report.html")
     assert "random &lt;weights&gt;" in text and "Training loss, s1-gnd" in text and "not asked" in text
     for words in ("Drawn", "Edited", "Found", "Answered", exam.changes[0].words, exam.asked[0].words):
@@ -88,4 +90,4 @@ def test_boxes_are_drawn_where_they_are() -> None:
     (left, top, right, bottom), _ = picture.boxes
     shown = boxes_on(picture.image, [Located("x", (1, 1, 5, 5), (left, top, right, bottom), 0.0)])
     assert shown.size == (128, 128) and shown.getpixel((2, 2)) == (20, 20, 20)
-    assert shown.getpixel((round(left * 2), round((top + bottom)))) == (255, 255, 255)
+    assert shown.getpixel((round(left * 2), round(top + bottom))) == (255, 255, 255)

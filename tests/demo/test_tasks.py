@@ -10,6 +10,7 @@ from PIL import Image
 
 from unmask.data.conversation import Conversation
 from unmask.data.preprocess import find_preprocess
+from unmask.data.spec import load_mixture
 from unmask.demo.courses import COURSES, data_file
 from unmask.demo.reading import overlap, score, stands_as
 from unmask.demo.scenes import Painted, Scene, Thing, caption, draw, split, write_rows
@@ -25,7 +26,6 @@ from unmask.demo.tasks import (
     questions,
     write_tasks,
 )
-from unmask.data.spec import load_mixture
 from unmask.randomness import keyed_generator
 
 SCENE = Scene(Thing("red", "circle"), "left of", Thing("blue", "square"))
@@ -52,7 +52,10 @@ def test_words_of_one_scene() -> None:
     assert plan_of(painted) == f"<box_p> red circle </box_p>{BOX} <box_p> blue square </box_p>{BOX}"
     assert dense_caption(painted) == f"a <box_p> red circle </box_p>{BOX} left of a <box_p> blue square </box_p>{BOX}"
     assert expressions(SCENE) == (("the red circle", "the circle"), ("the blue square", "the square"))
-    assert expressions(SAME) == (("the red circle", "the thing above the circle"), ("the blue circle", "the thing below the circle"))
+    assert expressions(SAME) == (
+        ("the red circle", "the thing above the circle"),
+        ("the blue circle", "the thing below the circle"),
+    )
 
 
 def test_questions_are_answered_by_the_scene() -> None:
@@ -121,7 +124,9 @@ def test_judged_captions(written: tuple[Path, list[Painted], list[Scene]]) -> No
 
 
 @pytest.mark.parametrize("course", COURSES, ids=lambda course: course.stage)
-def test_every_row_of_a_data_file_becomes_a_conversation(course: object, written: tuple[Path, list[Painted], list[Scene]]) -> None:
+def test_every_row_of_a_data_file_becomes_a_conversation(
+    course: object, written: tuple[Path, list[Painted], list[Scene]]
+) -> None:
     mixture = load_mixture(data_file(written[0], course))  # type: ignore[arg-type]
     for dataset in mixture.datasets:
         path = written[0] / dataset.paths[0]

@@ -1,4 +1,4 @@
-"""The stages of the demo: the stage files of `config/stage/` as they are, with what a model of 3 M parameters and minutes of time need otherwise.
+"""The stages of the demo: the files of `config/stage/`, with what a model of 3 M parameters and minutes of time need otherwise.
 
 Each course starts from the checkpoint of the one before, with what its stage file accepts, lets learn and asks of the text. The data files are
 written beside the scenes, so that they can be read, changed and used again.

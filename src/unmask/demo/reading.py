@@ -149,7 +149,8 @@ def stands_as(image: Image.Image, boxes: tuple[Box, Box]) -> bool:
     if len(things) != len(boxes):
         return False
     return any(
-        all(overlap(thing.box, box) >= SAME_PLACE for thing, box in zip(order, boxes, strict=True)) for order in permutations(things)
+        all(overlap(thing.box, box) >= SAME_PLACE for thing, box in zip(order, boxes, strict=True))
+        for order in permutations(things)
     )
 
 

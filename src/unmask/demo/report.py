@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from unmask.demo.reading import Score
 from unmask.demo.progress import STYLE as PROGRESS_STYLE
+from unmask.demo.reading import Score
 from unmask.page import facts, picture, ticks, write_page
 
 Item = tuple[str, Image.Image, Score]

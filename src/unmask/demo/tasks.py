@@ -221,7 +221,7 @@ def _edit_rows(folder: Path, painted: Painted, allowed: Set[Scene], how: tuple[i
     chosen = possible[int(np.random.default_rng([seed, 6, painted.number]).integers(len(possible)))]
     made = paint(folder, chosen.scene, (seed, painted.number), size, "-edited")
     back = next(edit for edit in edits(chosen.scene) if edit.scene == painted.scene)
-    there = {"input_paths": [painted.path], "output_paths": made.path, "instruction": chosen.words}
+    there: dict[str, object] = {"input_paths": [painted.path], "output_paths": made.path, "instruction": chosen.words}
     return [there, {"input_paths": [made.path], "output_paths": painted.path, "instruction": back.words}]
 
 

@@ -76,7 +76,9 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         if any(side < 1 for canvas in self.pinpoints or () for side in canvas):
-            raise FieldError("pinpoints", f"are widths and heights in tiles, 1 or more, not {list(map(list, self.pinpoints or ()))}")
+            raise FieldError(
+                "pinpoints", f"are widths and heights in tiles, 1 or more, not {list(map(list, self.pinpoints or ()))}"
+            )
 
     @property
     def pooled(self) -> int:

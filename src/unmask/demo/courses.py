@@ -11,9 +11,9 @@ from unmask.train.config import config_file
 
 S1_DATA = """\
 # Written by `unmask demo`: where things are, questions, captions, judgements; and plans in words, from which captions are understood.
-# A conversation of `talks` asks eight things about one picture. What is easy has its turn early.
+# Things that stand alone come first: what a red circle is can be learned from them before it has to be told from another thing.
 datasets:
-  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
+  - {name: alone, json_path: alone.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: alone}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
@@ -25,12 +25,12 @@ datasets:
     process_fn_kwargs: {plan_only: true}
     length_group: plans
 weights:
-  talks: 300
-  grounding: 60
-  questions: 60
-  judged: 40
-  captions: {0.0: 100, 0.4: 30}
-  dense: {0.0: 60, 0.4: 30}
+  alone: {0.0: 400, 0.15: 300, 0.3: 30}
+  grounding: 150
+  questions: 200
+  judged: {0.0: 0, 0.4: 40, 1.0: 80}
+  captions: 30
+  dense: 30
   plans: {0.0: 60, 0.3: 20}
 """
 S2_DATA = """\
@@ -58,7 +58,6 @@ datasets:
     preprocess_fn: process_gpt_edit
     process_fn_kwargs: {reweight: true}
     length_group: edits
-  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
@@ -67,7 +66,7 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 60, planned: 20, edits: 130, talks: 60, grounding: 15, questions: 15, judged: 15, plans: 10}
+weights: {drawing: 60, planned: 20, edits: 130, grounding: 40, questions: 60, judged: 20, plans: 10}
 """
 
 

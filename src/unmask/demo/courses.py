@@ -9,7 +9,9 @@ from pathlib import Path
 
 from unmask.train.config import config_file
 
-S1_DATA = """\
+READING = (
+    "reading.yaml",
+    """\
 # Written by `unmask demo`: where things are, questions, captions, judgements; and plans in words, from which captions are understood.
 # Things that stand alone come first: what a red circle is can be learned from them before it has to be told from another thing.
 datasets:
@@ -32,8 +34,11 @@ weights:
   captions: 30
   dense: 30
   plans: {0.0: 60, 0.3: 20}
-"""
-S2_DATA = """\
+""",
+)
+SCENES = (
+    "scenes.yaml",
+    """\
 # Written by `unmask demo`: captions with pictures to draw, half of the rows in each format.
 datasets:
   - name: scenes-parquet
@@ -46,8 +51,11 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3
     columns: [s3_path, caption, fltLaionAesthScore, intHeight, intWidth]
     aes_cutoff: 4.5
-"""
-S3_DATA = """\
+""",
+)
+EVERYTHING = (
+    "everything.yaml",
+    """\
 # Written by `unmask demo`: everything together. Codes that an edit changes weigh more.
 datasets:
   - {name: drawing-1, json_path: rows.parquet, preprocess_fn: preproces_text_to_image_generation_s3, length_group: drawing}
@@ -67,7 +75,8 @@ datasets:
     process_fn_kwargs: {plan_only: true}
     length_group: plans
 weights: {drawing: 60, planned: 20, edits: 130, grounding: 40, questions: 60, judged: 20, plans: 10}
-"""
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Course:
     Attributes:
         stage: the stage file's name.
         title: what is learned, for people.
-        data: the text of its data YAML.
+        data: the name and the text of its data YAML.
         overrides: what the demo says otherwise, `a.b=c`, places and numbers of steps aside.
         draws: whether the model can draw after it.
         edits: whether it can edit.
@@ -85,7 +94,7 @@ class Course:
 
     stage: str
     title: str
-    data: str
+    data: tuple[str, str]
     overrides: tuple[str, ...]
     draws: bool = True
     edits: bool = False
@@ -94,19 +103,20 @@ class Course:
 _COMMON = ("model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "image.remember=20000", "loader.workers=1")
 COURSES = (
     Course(
-        "s1-gnd", "reading", S1_DATA,
+        "s1-gnd", "reading", READING,
         ("init=null", "trainable=[all]", "image.size=128", "optim.lr=2e-3", "optim.lr_by_part={}"), draws=False,
     ),
-    Course("s2-256", "drawing, 64 px", S2_DATA, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
-    Course("s2-1024", "drawing, 128 px", S2_DATA, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
-    Course("s3-unified", "everything", S3_DATA, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
+    Course("s2-256", "drawing, 64 px", SCENES, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
+    Course("s2-1024", "drawing, 128 px", SCENES, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
+    Course("s3-unified", "everything", EVERYTHING, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
 )  # fmt: skip
 
 
 def data_file(folder: Path, course: Course) -> Path:
     """Write a course's data YAML."""
-    path = folder / f"{course.stage}.yaml"
-    path.write_text(course.data, encoding="utf-8")
+    name, text = course.data
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -123,6 +133,6 @@ def train_command(folder: Path, number: int, steps: int, batch: int) -> list[str
     start = [] if number == 0 else [f"init={runs / COURSES[number - 1].stage}"]
     return [
         *("unmask", "train", str(config_file("stage", course.stage)), *_COMMON, *course.overrides, *start),
-        *(f"data={folder / 'data' / f'{course.stage}.yaml'}", f"out={runs / course.stage}", f"loader.cache={folder / 'cache'}"),
+        *(f"data={folder / 'data' / course.data[0]}", f"out={runs / course.stage}", f"loader.cache={folder / 'cache'}"),
         *(f"steps={steps}", f"batch.global_size={batch}", f"batch.per_device={batch}", "checkpoint.every=200"),
     ]

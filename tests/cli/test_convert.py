@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,9 +27,11 @@ from tests.published import (
 )
 from tests.runs import losses, write_run
 from unmask.cli.main import main
+from unmask.config import to_yaml
 from unmask.errors import ConfigError
 from unmask.infer.pipelines import load
 from unmask.model.weights import shards
+from unmask.train.config import load_model_config
 
 SHARD = "model-00002-of-00003.safetensors"
 Break = Callable[[Path], None]
@@ -280,7 +283,8 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
 
 def test_arguments_that_make_no_sense(parts: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, model = tmp_path / "out", ("--model", parts / "whole.yaml")
+    out, model, blind = tmp_path / "out", ("--model", parts / "whole.yaml"), tmp_path / "blind.yaml"
+    blind.write_text(to_yaml(replace(load_model_config("tiny"), name="blind", vision=None)))
     lavida, llada, vq = parts / "lavida", parts / "llada", ("--vq", parts / "vq")
     cases: list[tuple[tuple[object, ...], str]] = [
         ((published, out, "--stage1", *vq), "--stage1 builds a whole model from LaViDa or LLaDA, and this is one"),
@@ -291,7 +295,7 @@ def test_arguments_that_make_no_sense(parts: Path, published: Path, tmp_path: Pa
             (lavida, out, "--stage1", *vq),
             "the vision encoder has 2 heads, and the model 'lavida-o-8b' vision.num_heads=16; choose",
         ),
-        ((lavida, out, "--model", "tiny"), "has a vision encoder, and the model 'tiny' has none"),
+        ((lavida, out, "--model", blind), "has a vision encoder, and the model 'blind' has none"),
         (
             (llada, out, "--model", "tiny"),
             "d_model is 32, and the model 'tiny' has text_width=160; choose the model of these sizes",

@@ -57,6 +57,12 @@ def test_a_padded_picture() -> None:
     assert anyres((640, 480), PUBLISHED).describe() == "2 x 2 tiles and a thumbnail, grid 20 x 26, 709 tokens"
 
 
+def test_without_canvases_every_picture_is_one_tile() -> None:
+    plain = TilingConfig(tile=12, pooled=3, pinpoints=())
+    assert anyres((40, 10), plain) == single(plain) and plain.shortest_side == 12
+    assert cut_tiles(Image.new("RGB", (40, 10)), (40, 10), anyres((40, 10), plain), plain).shape == (1, 12, 12, 3)
+
+
 @needs_golden
 def test_the_published_canvases() -> None:
     table = json.loads((FOLDER / "schedules.json").read_text())["best_resolution"]

@@ -12,7 +12,7 @@ from unmask.data.conversation import Conversation
 from unmask.data.preprocess import find_preprocess
 from unmask.data.spec import load_mixture
 from unmask.demo.courses import COURSES, data_file
-from unmask.demo.reading import overlap, score, stands_as
+from unmask.demo.reading import overlap, read, score, stands_as
 from unmask.demo.scenes import Painted, Scene, Thing, caption, draw, split, write_rows
 from unmask.demo.tasks import (
     RIGHT,
@@ -152,3 +152,18 @@ def test_overlap_and_places() -> None:
     left, top, right, bottom = drawn.boxes[0]
     assert not stands_as(drawn.image, ((left, top + 8, right, bottom + 8), drawn.boxes[1]))
     assert not stands_as(Image.new("RGB", (64, 64), "white"), drawn.boxes)
+
+
+def test_things_alone_are_asked_about_without_a_hint(written: tuple[Path, list[Painted], list[Scene]]) -> None:
+    """No turn of a conversation may tell the answer of another."""
+    alone = rows(written[0], "alone")
+    assert len(alone) == 6 * 3 * 6 * 6 == len({row["image"] for row in alone})
+    for row in alone[::37]:
+        turns = [turn["value"] for turn in json.loads(str(row["conversations"]))]
+        answers = dict(zip((words.removeprefix("<image>\n") for words in turns[::2]), turns[1::2], strict=True))
+        thing = Thing(answers["What color is the thing?"], answers["What shape is the thing?"])
+        with Image.open(written[0] / str(row["image"])) as picture:
+            (found,) = read(picture).things
+        assert (found.colour, found.shape) == (thing.colour, thing.shape)
+        assert answers["Please locate the thing in this image. Give bounding boxes in LOC format."].startswith("<LOC_BEGIN>")
+        assert not any(word in words for words in turns[::2] for word in (thing.colour, thing.shape))

@@ -32,6 +32,28 @@ def test_scaled_and_8_bit_pixels_are_the_same_codes() -> None:
     assert torch.equal(tokenizer.encode(pixels), tokenizer.encode_scaled(pixels.permute(0, 3, 1, 2) / 255))
 
 
+def test_remembered_codes_are_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(VQ).eval()
+    pixels = torch.randint(0, 256, (6, 8, 8, 3), dtype=torch.uint8)
+    plain, encoded = tokenizer.encode(pixels), list[int]()
+    scaled = tokenizer.encode_scaled
+
+    def counted(pixels_B3HW: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixels_B3HW))
+        return scaled(pixels_B3HW)
+
+    monkeypatch.setattr(tokenizer, "encode_scaled", counted)
+    tokenizer.remember(4)
+    assert torch.equal(tokenizer.encode(pixels[[0, 1, 0]]), plain[[0, 1, 0]])
+    assert torch.equal(tokenizer.encode(pixels[[2, 1, 0]]), plain[[2, 1, 0]])
+    assert torch.equal(tokenizer.encode(pixels[[1, 2]]), plain[[1, 2]])
+    assert encoded == [2, 1]  # once each, twice within a batch too
+    assert torch.equal(tokenizer.encode(pixels[3:]), plain[3:])  # the memory holds four: 0 and 1 have to go
+    assert torch.equal(tokenizer.encode(pixels[[5, 2, 0]]), plain[[5, 2, 0]])
+    assert encoded == [2, 1, 3, 1] and tokenizer.encode(pixels).dtype == plain.dtype
+
+
 def test_the_shipped_tokenizer_keeps_scenes_readable() -> None:
     tokenizer = load_image_tokenizer(load_model_config("tiny").image_tokenizer)
     scenes = all_scenes()[::18]

@@ -231,7 +231,7 @@ def write_start(folder: Path) -> Path:
 
 
 def test_every_stage_file_trains_the_tiny_model_one_after_another(tmp_path: Path) -> None:
-    """Real steps from checkpoint to checkpoint. The tiny model has no eye: the first stage learns from text alone, without it."""
+    """Real steps from checkpoint to checkpoint; the rows of the first stage are text alone, and leave the eye as it is."""
     write_scenes(tmp_path / "data", split(0)[0], 8, 0)
     (tmp_path / "data" / "draw.yaml").write_text(
         "datasets:\n  - name: scenes\n    json_path: rows.parquet\n    preprocess_fn: text_to_image\n"

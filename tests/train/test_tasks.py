@@ -16,8 +16,9 @@ from tests.runs import STAGE
 from unmask.config import to_yaml
 from unmask.data.conversation import Conversation, ImageSlot, Located, MicroConditions, Turn, Undrawn
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS, Preprocess
-from unmask.data.tiles import TilingConfig
+from unmask.data.tiles import PINPOINTS, TilingConfig
 from unmask.errors import ConfigError
+from unmask.model.config import PUBLISHED_CANVASES
 from unmask.train.config import load_model_config, load_stage, tiling
 from unmask.train.engine import train
 
@@ -73,5 +74,6 @@ def test_a_model_without_eyes_stops_at_the_first_picture_to_read(stage: Path) ->
 
 def test_tiles_of_a_model() -> None:
     assert tiling(load_model_config("lavida-o-8b")) == TilingConfig(tile=384, pooled=13)
-    assert tiling(load_model_config("tiny")) is None
+    assert tiling(load_model_config("tiny")) == TilingConfig(tile=64, pooled=4, pinpoints=())
+    assert tiling(micro_config()) is None and PUBLISHED_CANVASES == PINPOINTS
     assert tiling(micro_config(vision=VISION)) == TilingConfig(tile=16, pooled=2)

@@ -1,12 +1,12 @@
-"""The whole story on a processor: draw scenes by program, train the tiny model in four stages on them, examine it about scenes it never saw, report.
+"""The whole story on a processor: scenes drawn by program, the tiny model trained on them in four stages, an exam after each, a report.
 
   unmask demo                          under 25 minutes on two cores; writes demo-out/report.html
   unmask demo --quick --out /tmp/x     three minutes: too short to learn much, long enough to see everything run
   unmask demo --times 2                train twice as long
 
-The scenes become PNG files with record files and a data YAML for each stage. The stages are `unmask train config/stage/STAGE.yaml model=tiny ...`,
-as a user would type it: s1-gnd (reading: boxes, questions, captions), s2-256 (drawing at 64 px), s2-1024 (drawing at 128 px, compressed) and
-s3-unified (everything, edits too). The commands are printed and stand in the report.
+The scenes become PNG files with record files and a data YAML for each stage. The stages are `unmask train config/stage/STAGE.yaml ...` with
+model=tiny, as a user would type it: s1-gnd (reading: boxes, questions, captions), s2-256 (drawing at 64 px), s2-1024 (drawing at 128 px,
+compressed) and s3-unified (everything, edits too). The exam is about scenes that no stage has shown. The commands stand in the report.
 """
 
 import argparse

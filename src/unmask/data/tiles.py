@@ -38,11 +38,6 @@ class TilingConfig:
     pooled: int
     pinpoints: tuple[tuple[int, int], ...] = PINPOINTS
 
-    @classmethod
-    def of(cls, tile: int, pooled: int, pinpoints: tuple[tuple[int, int], ...] | None) -> "TilingConfig":
-        """As a model says it; without a word about canvases, the published ones."""
-        return cls(tile=tile, pooled=pooled, pinpoints=PINPOINTS if pinpoints is None else pinpoints)
-
     @property
     def shortest_side(self) -> int:
         """The shortest side in pixels that any picture may need before it is cut: what a decoder must keep."""

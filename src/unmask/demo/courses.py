@@ -1,4 +1,4 @@
-"""The stages of the demo: the stage files of `config/stage/` as they are, with what a model of 3 M parameters and minutes of time need otherwise.
+"""The stages of the demo: the files of `config/stage/`, with what a model of 3 M parameters and minutes of time need otherwise.
 
 Each course starts from the checkpoint of the one before, with what its stage file accepts, lets learn and asks of the text. The data files are
 written beside the scenes, so that they can be read, changed and used again.
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from unmask.train.config import config_file
 
-S1_DATA = """\
+READING = (
+    "reading.yaml",
+    """\
 # Written by `unmask demo`: where things are, questions, captions, judgements; and plans in words, from which captions are understood.
-# A conversation of `talks` asks eight things about one picture. What is easy has its turn early.
+# Things that stand alone come first: what a red circle is can be learned from them before it has to be told from another thing.
 datasets:
-  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
+  - {name: alone, json_path: alone.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: alone}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
@@ -25,15 +27,18 @@ datasets:
     process_fn_kwargs: {plan_only: true}
     length_group: plans
 weights:
-  talks: 300
-  grounding: 60
-  questions: 60
-  judged: 40
-  captions: {0.0: 100, 0.4: 30}
-  dense: {0.0: 60, 0.4: 30}
+  alone: {0.0: 400, 0.15: 300, 0.3: 30}
+  grounding: 150
+  questions: 200
+  judged: {0.0: 0, 0.4: 40, 1.0: 80}
+  captions: 30
+  dense: 30
   plans: {0.0: 60, 0.3: 20}
-"""
-S2_DATA = """\
+""",
+)
+SCENES = (
+    "scenes.yaml",
+    """\
 # Written by `unmask demo`: captions with pictures to draw, half of the rows in each format.
 datasets:
   - name: scenes-parquet
@@ -46,8 +51,11 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3
     columns: [s3_path, caption, fltLaionAesthScore, intHeight, intWidth]
     aes_cutoff: 4.5
-"""
-S3_DATA = """\
+""",
+)
+EVERYTHING = (
+    "everything.yaml",
+    """\
 # Written by `unmask demo`: everything together. Codes that an edit changes weigh more.
 datasets:
   - {name: drawing-1, json_path: rows.parquet, preprocess_fn: preproces_text_to_image_generation_s3, length_group: drawing}
@@ -58,7 +66,6 @@ datasets:
     preprocess_fn: process_gpt_edit
     process_fn_kwargs: {reweight: true}
     length_group: edits
-  - {name: talks, json_path: talks.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: talks}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
@@ -67,8 +74,9 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 60, planned: 20, edits: 130, talks: 60, grounding: 15, questions: 15, judged: 15, plans: 10}
-"""
+weights: {drawing: 60, planned: 20, edits: 130, grounding: 40, questions: 60, judged: 20, plans: 10}
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Course:
     Attributes:
         stage: the stage file's name.
         title: what is learned, for people.
-        data: the text of its data YAML.
+        data: the name and the text of its data YAML.
         overrides: what the demo says otherwise, `a.b=c`, places and numbers of steps aside.
         draws: whether the model can draw after it.
         edits: whether it can edit.
@@ -86,7 +94,7 @@ class Course:
 
     stage: str
     title: str
-    data: str
+    data: tuple[str, str]
     overrides: tuple[str, ...]
     draws: bool = True
     edits: bool = False
@@ -95,19 +103,20 @@ class Course:
 _COMMON = ("model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "image.remember=20000", "loader.workers=1")
 COURSES = (
     Course(
-        "s1-gnd", "reading", S1_DATA,
+        "s1-gnd", "reading", READING,
         ("init=null", "trainable=[all]", "image.size=128", "optim.lr=2e-3", "optim.lr_by_part={}"), draws=False,
     ),
-    Course("s2-256", "drawing, 64 px", S2_DATA, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
-    Course("s2-1024", "drawing, 128 px", S2_DATA, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
-    Course("s3-unified", "everything", S3_DATA, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
+    Course("s2-256", "drawing, 64 px", SCENES, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
+    Course("s2-1024", "drawing, 128 px", SCENES, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
+    Course("s3-unified", "everything", EVERYTHING, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
 )  # fmt: skip
 
 
 def data_file(folder: Path, course: Course) -> Path:
     """Write a course's data YAML."""
-    path = folder / f"{course.stage}.yaml"
-    path.write_text(course.data, encoding="utf-8")
+    name, text = course.data
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -124,6 +133,6 @@ def train_command(folder: Path, number: int, steps: int, batch: int) -> list[str
     start = [] if number == 0 else [f"init={runs / COURSES[number - 1].stage}"]
     return [
         *("unmask", "train", str(config_file("stage", course.stage)), *_COMMON, *course.overrides, *start),
-        *(f"data={folder / 'data' / f'{course.stage}.yaml'}", f"out={runs / course.stage}", f"loader.cache={folder / 'cache'}"),
+        *(f"data={folder / 'data' / course.data[0]}", f"out={runs / course.stage}", f"loader.cache={folder / 'cache'}"),
         *(f"steps={steps}", f"batch.global_size={batch}", f"batch.per_device={batch}", "checkpoint.every=200"),
     ]

@@ -1,6 +1,6 @@
 """The exam: the same tasks after every stage, about scenes that no stage has shown in any form.
 
-A held-out scene is neither drawn, nor told, nor made by an edit in training. Each one is asked for as a picture; and a picture of it, drawn from
+A held-out scene is neither drawn, nor told, nor made by an edit in training. Each one is asked for as a picture; and a picture of it, from
 another seed than those of training, is looked at, asked about and edited. Everything is marked by the program that knows the scenes.
 """
 

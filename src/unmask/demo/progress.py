@@ -78,10 +78,15 @@ def _table(stops: Sequence[Stop]) -> str:
             share = stop.sheet.scores().get(task)
             cells.append(f'<td class="number">{"not asked" if share is None else f"{share:.0%}"}</td>')
         rows.append(f'<tr><th scope="row">{escape(TITLES[task])}</th>{"".join(cells)}</tr>')
-    note = "After each stage, the same exam about scenes that no stage has shown, told or made by an edit. Before a model has been taught to draw "
-    note += "or to edit it is asked for the first few pictures only."
+    note = "After each stage, the same exam about scenes that no stage has shown, told or made by an edit. Before a model has been taught "
+    note += "to draw or to edit it is asked for the first few pictures only."
     table = f'<table><thead><tr><th scope="col">share right</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'<section><h2>What each stage has learned, and kept</h2><p class="note">{escape(note)}</p><div class="stages">{table}</div></section>'
+    return _section("What each stage has learned, and kept", note, table)
+
+
+def _section(title: str, note: str, table: str) -> str:
+    said = f'<h2>{escape(title)}</h2><p class="note">{escape(note)}</p>'
+    return f'<section>{said}<div class="stages">{table}</div></section>'
 
 
 def _across(title: str, note: str, stops: Sequence[Stop], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -89,7 +94,7 @@ def _across(title: str, note: str, stops: Sequence[Stop], rows: Sequence[tuple[s
     head = "".join(f'<th scope="col">{escape(stop.name)}</th>' for stop in stops)
     lines = [f"<tr><td>{first}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for first, cells in rows]
     table = f'<table><thead><tr><th scope="col">asked</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p><div class="stages">{table}</div></section>'
+    return _section(title, note, table)
 
 
 def _drawn(sheet: Sheet, number: int) -> str:

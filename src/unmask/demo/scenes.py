@@ -113,15 +113,28 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 64) -> Drawn:
     their centres differ by one square at most. The picture is drawn four times as large and averaged down, so that edges
     are smooth.
     """
-    side = size * _OVERSAMPLE
-    canvas = Image.new("RGB", (side, side), BACKGROUND)
+    boxes = _places(scene.relation, rng, size * _OVERSAMPLE)
+    image = _drawn((scene.first, scene.second), boxes, size)
+    return Drawn(image, (_in_pixels(boxes[0]), _in_pixels(boxes[1])))
+
+
+def draw_alone(thing: Thing, column: int, row: int, size: int = 64) -> tuple[Image.Image, Box]:
+    """A picture of one thing, whose first square is in that column and row, and its box."""
+    box = _box(column, row, size * _OVERSAMPLE)
+    return _drawn((thing,), (box,), size), _in_pixels(box)
+
+
+def _drawn(things: Sequence[Thing], boxes: Sequence[tuple[int, int, int, int]], size: int) -> Image.Image:
+    canvas = Image.new("RGB", (size * _OVERSAMPLE,) * 2, BACKGROUND)
     brush = ImageDraw.Draw(canvas)
-    boxes = _places(scene.relation, rng, side)
-    for thing, box in zip((scene.first, scene.second), boxes, strict=True):
+    for thing, box in zip(things, boxes, strict=True):
         draw_shape(brush, thing.shape, box, COLOURS[thing.colour])
-    first, second = (tuple(edge / _OVERSAMPLE for edge in box) for box in boxes)
-    image = canvas.resize((size, size), Image.Resampling.BOX)
-    return Drawn(image, ((first[0], first[1], first[2], first[3]), (second[0], second[1], second[2], second[3])))
+    return canvas.resize((size, size), Image.Resampling.BOX)
+
+
+def _in_pixels(box: tuple[int, int, int, int]) -> Box:
+    left, top, right, bottom = (edge / _OVERSAMPLE for edge in box)
+    return left, top, right, bottom
 
 
 def draw_shape(brush: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int], fill: RGB | int) -> None:
@@ -223,14 +236,17 @@ def _places(relation: str, rng: np.random.Generator, side: int) -> list[tuple[in
     far = int(rng.integers(near + EXTENT + 1, CELLS - EXTENT, endpoint=True))
     across = int(rng.integers(1, CELLS - EXTENT))
     beside = across + int(rng.integers(-1, 1, endpoint=True))
-    cell, inset = side / CELLS, side * _INSET
     boxes = []
     for along, other in ((near, across), (far, beside)):
         x, y = (along, other) if relation in ("left of", "right of") else (other, along)
-        left, top = round(x * cell + inset), round(y * cell + inset)
-        width = round(EXTENT * cell - 2 * inset)
-        boxes.append((left, top, left + width, top + width))
+        boxes.append(_box(x, y, side))
     return boxes if relation in ("left of", "above") else boxes[::-1]
+
+
+def _box(column: int, row: int, side: int) -> tuple[int, int, int, int]:
+    cell, inset = side / CELLS, side * _INSET
+    left, top, width = round(column * cell + inset), round(row * cell + inset), round(EXTENT * cell - 2 * inset)
+    return left, top, left + width, top + width
 
 
 def _parts(scene: Scene) -> list[tuple[str, ...]]:

@@ -111,7 +111,7 @@ def _write_data(folder: Path, plan: Plan, scenes: Sequence[Scene], console: Cons
     write_tasks(data, painted, scenes, SEED, SIZE)
     files = [data_file(data, course) for course in COURSES]
     console.print(f"{2 * len(painted)} pictures of {len(scenes)} scenes in {data}")
-    commands = [["unmask", "data", "check", str(files[0]), str(files[-1])]]
+    commands = [["unmask", "data", "check", str(file)] for file in dict.fromkeys(files)]
     for command in commands:
         _run(command, console)
     return commands

@@ -7,6 +7,7 @@ task's rows have the columns of a published data set of its kind, so that the pu
 import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unmask.data.preprocess.grounding import referring_words
-from unmask.data.preprocess.understanding import judge_words
-from unmask.demo.scenes import COLOURS, MIRRORED, SHAPES, Box, Painted, Scene, Thing, caption, paint
+from unmask.demo.scenes import CELLS, COLOURS, EXTENT, MIRRORED, SHAPES, Box, Painted, Scene, Thing, caption, draw_alone, paint
 
 Rows = list[dict[str, object]]
 COUNTS = ("zero", "one", "two")
@@ -168,16 +168,6 @@ def judge_rows(painted: Painted, rng: np.random.Generator, allowed: Set[Scene]) 
     return [{"image": painted.path, "prompts": caption(scene), "results": result} for scene, result in pairs]
 
 
-def talk_rows(painted: Painted, rng: np.random.Generator, allowed: Set[Scene]) -> Rows:
-    """Everything that can be asked about the picture in one conversation, in any order: a picture that is read once teaches eight answers."""
-    asked = questions(painted.scene, rng)
-    for names, box in zip(expressions(painted.scene), painted.boxes, strict=True):
-        asked.append(Question(referring_words(names[int(rng.integers(2))]).strip(), box_text(box)))
-    judged, result = [(painted.scene, RIGHT), (mistaken(painted.scene, rng, allowed), WRONG)][int(rng.integers(2))]
-    asked.append(Question(judge_words(caption(judged)), result))
-    return [_conversation(painted.path, *(asked[place] for place in rng.permutation(len(asked))))]
-
-
 def plan_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
     """The picture with its caption and its plan."""
     return [{"s3_path": painted.path, "caption": caption(painted.scene), "grounding_text": plan_of(painted)}]
@@ -185,7 +175,6 @@ def plan_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene])
 
 ABOUT_PICTURES: Mapping[str, Callable[[Painted, np.random.Generator, Set[Scene]], Rows]] = {
     "grounding": grounding_rows,
-    "talks": talk_rows,
     "dense": dense_rows,
     "questions": question_rows,
     "captions": caption_rows,
@@ -206,10 +195,34 @@ def write_tasks(folder: Path, painted: Sequence[Painted], scenes: Sequence[Scene
         size: side of a picture in pixels.
     """
     allowed = set(scenes)
+    write_table(folder / "alone.parquet", _alone_rows(folder, seed, size))
     for place, (task, make) in enumerate(ABOUT_PICTURES.items()):
         rows = [row for each in painted for row in make(each, np.random.default_rng([seed, 5, place, each.number]), allowed)]
         write_table(folder / f"{task}.parquet", rows)
     write_table(folder / "edits.parquet", [row for each in painted for row in _edit_rows(folder, each, allowed, (seed, size))])
+
+
+def _alone_rows(folder: Path, seed: int, size: int) -> Rows:
+    """Every thing in every place, with nothing beside it: its colour, its shape and its box, in any order. What is learned first.
+
+    No question may tell what another one asks: words are easier to read than pictures.
+    """
+    rows: Rows = []
+    (folder / "alone").mkdir(exist_ok=True)
+    for colour, shape, row, column in product(COLOURS, SHAPES, range(CELLS - EXTENT + 1), range(CELLS - EXTENT + 1)):
+        image, box = draw_alone(Thing(colour, shape), column, row, size)
+        path = f"alone/{len(rows):06d}.png"
+        image.save(folder / path, compress_level=1)
+        rng = np.random.default_rng([seed, 8, len(rows)])
+        left, top, right, bottom = box
+        where = box_text((left / size, top / size, right / size, bottom / size))
+        asked = [
+            Question("What color is the thing?", colour),
+            Question("What shape is the thing?", shape),
+            Question(referring_words("the thing").strip(), where),
+        ]
+        rows.append(_conversation(path, *(asked[place] for place in rng.permutation(len(asked)))))
+    return rows
 
 
 def _edit_rows(folder: Path, painted: Painted, allowed: Set[Scene], how: tuple[int, int]) -> Rows:
@@ -221,7 +234,7 @@ def _edit_rows(folder: Path, painted: Painted, allowed: Set[Scene], how: tuple[i
     chosen = possible[int(np.random.default_rng([seed, 6, painted.number]).integers(len(possible)))]
     made = paint(folder, chosen.scene, (seed, painted.number), size, "-edited")
     back = next(edit for edit in edits(chosen.scene) if edit.scene == painted.scene)
-    there = {"input_paths": [painted.path], "output_paths": made.path, "instruction": chosen.words}
+    there: dict[str, object] = {"input_paths": [painted.path], "output_paths": made.path, "instruction": chosen.words}
     return [there, {"input_paths": [made.path], "output_paths": painted.path, "instruction": back.words}]
 
 

@@ -165,7 +165,7 @@ class PromptBuilder:
                 f"{what} has a picture to read, and the model reads none (it has no vision tower)",
                 fix="take a model with a vision tower",
             )
-        tiling = TilingConfig.of(vision.image_size, vision.pooled, vision.pinpoints)
+        tiling = TilingConfig(tile=vision.image_size, pooled=vision.pooled, pinpoints=vision.canvases)
         kind = "alone" if len(pictures) == 1 else "of several"
         new = [each for each in pictures if (id(each.image), kind) not in self._kept]
         for picture in new:

@@ -57,6 +57,10 @@ class ImageTokenizerConfig:
         return CodeBook(self.num_codes)
 
 
+PUBLISHED_CANVASES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+"""Canvases of the published model, width and height in tiles."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The SigLIP encoder that reads pictures, and its 2x2 convolutional pool.
@@ -84,6 +88,11 @@ class VisionConfig:
     def pooled(self) -> int:
         """Features along one side of a tile."""
         return self.image_size // self.patch_size // 2
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """`pinpoints`, or the published ones."""
+        return PUBLISHED_CANVASES if self.pinpoints is None else self.pinpoints
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -416,7 +416,7 @@ def tiling(config: ModelConfig) -> TilingConfig | None:
     vision = config.vision
     if vision is None:
         return None
-    return TilingConfig.of(vision.image_size, vision.pooled, vision.pinpoints)
+    return TilingConfig(tile=vision.image_size, pooled=vision.pooled, pinpoints=vision.canvases)
 
 
 def config_file(kind: str, name: str) -> Path:

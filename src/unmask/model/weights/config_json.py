@@ -209,7 +209,13 @@ def vision_config(config: Mapping[str, Any], stored: Mapping[str, Stored], given
         )
     layers = {int(name.split(".")[2]) for name in table if name.startswith("encoder.layers.")}
     return VisionConfig(
-        image_size=size, patch_size=patch, width=width, num_layers=len(layers), num_heads=heads, mlp_width=mlp_width
+        image_size=size,
+        patch_size=patch,
+        width=width,
+        num_layers=len(layers),
+        num_heads=heads,
+        mlp_width=mlp_width,
+        pinpoints=() if config.get("image_grid_pinpoints") == [] else None,
     )
 
 
@@ -293,13 +299,7 @@ def published_json(kind: Kind, config: ModelConfig, given: Mapping[str, Any]) ->
         made |= {
             "architectures": ["LlavaLladaForMaskedDiffusion"],
             "model_type": "llava_llada",
-            "image_grid_pinpoints": [
-                [side, 2 * side],
-                [2 * side, side],
-                [2 * side, 2 * side],
-                [3 * side, side],
-                [side, 3 * side],
-            ],
+            "image_grid_pinpoints": [[across * side, down * side] for across, down in config.vision.canvases],
             "mm_hidden_size": config.vision.width,
             "mm_newline_position": "grid",
             "mm_resampler_type": "spatial_pool",

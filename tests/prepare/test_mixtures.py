@@ -1,4 +1,4 @@
-"""From public sets, as they are downloaded, to a training step: the mixtures of `config/data` run on what the commands in docs/prepare.md make."""
+"""From public sets to training steps: the mixtures of `config/data` run on what the commands of docs/prepare.md make."""
 
 import contextlib
 import io
@@ -169,8 +169,9 @@ STAGES = ["s1-und-gnd", "s1-und-gnd-paper", "s2-t2i", "s3-unified"]
 @pytest.mark.filterwarnings("ignore:.*random:UserWarning")
 def test_from_public_sets_to_training_steps(name: str, records: Path, tmp_path: Path) -> None:
     """No draw of the first steps is replaced, and every group of the mixture is drawn from."""
-    file = tmp_path / "mixture.yaml"
-    file.write_text(f"base: {CONFIG / name}.yaml\nroot: {records}\n")
+    for path in CONFIG.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text().replace("root: ../../records", f"root: {records}"))
+    file = tmp_path / f"{name}.yaml"
     model = write_micro(tmp_path / "model")
     model.write_text(to_yaml(micro_config(tmp_path / "model" / "vq", VISION)))
     stage = tmp_path / "stage.yaml"

@@ -24,7 +24,9 @@ class Parquet:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._rows: list[Row] = []
+        self._values: list[list[Any]] = [[] for _ in schema.names]
+        self._takers = [(name, values.append) for name, values in zip(schema.names, self._values, strict=True)]
+        self._waiting = 0
         self._writer: Any = None
 
     def __enter__(self) -> "Parquet":
@@ -37,8 +39,10 @@ class Parquet:
 
     def add(self, row: Row) -> None:
         """Write one row, sooner or later."""
-        self._rows.append(row)
-        if len(self._rows) == PART_ROWS:
+        for name, take in self._takers:
+            take(row.get(name))
+        self._waiting += 1
+        if self._waiting == PART_ROWS:
             self._flush()
 
     def write(self, table: pa.Table) -> None:
@@ -47,13 +51,15 @@ class Parquet:
             self._writer.write_table(table, max(1, table.num_rows))
 
     def _flush(self) -> None:
-        arrays = [pa.array([row.get(field.name) for row in self._rows], field.type) for field in self._schema]
+        arrays = [pa.array(values, field.type) for field, values in zip(self._schema, self._values, strict=True)]
         self.write(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows = []
+        for values in self._values:
+            values.clear()
+        self._waiting = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if kind is None and self._rows:
+            if kind is None and self._waiting:
                 self._flush()
             self._writer.close()
             if kind is None:

@@ -95,7 +95,7 @@ def in_another_process(code: str, *words: str) -> None:
 
 def all_passes(folder: Path, code: str) -> dict[str, tuple[bytes, bytes]]:
     folder.mkdir()
-    records(folder, 60, group=7)
+    records(folder, 60, group=7, different=40)
     in_another_process(code, *("|".join(words) for words in passes(folder)))
     return made(folder)
 

@@ -24,11 +24,11 @@ def drawing(number: int, size: tuple[int, int] = (96, 64), kind: str = "PNG") ->
     return buffer.getvalue()
 
 
-def records(folder: Path, rows: int = 12, group: int | None = None) -> Path:
-    """Pictures in a folder and in a tar, of which one is missing and one broken, and their record file."""
+def records(folder: Path, rows: int = 12, group: int | None = None, different: int = 1000) -> Path:
+    """Pictures in a folder and in a tar, of which one is missing and one broken, and their record file; after `different` they repeat."""
     inside = range(1, rows, 2)
-    write(folder, {"t.tar": tar([(f"{number}.png", drawing(number)) for number in inside])})
-    write(folder, {f"p/{number}.png": drawing(number) for number in range(0, rows, 2)})
+    write(folder, {"t.tar": tar([(f"{number}.png", drawing(number % different)) for number in inside])})
+    write(folder, {f"p/{number}.png": drawing(number % different) for number in range(0, rows, 2)})
     (folder / "p" / "4.png").unlink()
     (folder / "p" / "6.png").write_bytes(drawing(6)[:40])
     paths = [f"t.tar::{number}.png" if number in inside else f"p/{number}.png" for number in range(rows)]

@@ -150,7 +150,7 @@ def test_mistakes(tmp_path: Path) -> None:
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GroundingDINO of random weights, small, saved as the published ones are."""
     import torch
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, decoders
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -168,6 +168,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", "?", "a", "drawing", ",", "number", *map(str, range(12))]
     plain = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     plain.normalizer, plain.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    plain.decoder = decoders.WordPiece()
     plain.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=32

@@ -77,15 +77,15 @@ def run(work: Work, pieces: Sequence[Any], engine: Engine) -> Iterator[Any]:
             return
         answer = pickle.loads(row["answer"])
         if isinstance(answer, UnmaskError):
-            if in_this_process(engine):
+            if in_this_process(engine, pieces):
                 deque(answers, maxlen=0)
             raise answer
         yield answer
 
 
-def in_this_process(engine: Engine) -> bool:
-    """Whether the work is done in this process, by one worker."""
-    return engine.runner == "local" and engine.workers == 1
+def in_this_process(engine: Engine, pieces: Sequence[Any]) -> bool:
+    """Whether the work is done in this process, by one worker: other processes take seconds to start."""
+    return engine.runner == "local" and min(engine.workers, len(pieces)) == 1
 
 
 def _pass_over(_piece: Any) -> None:
@@ -126,7 +126,7 @@ def _frame(work: Work, pieces: Sequence[Any], engine: Engine) -> Iterator[dict[s
     _choose_runner(daft, engine)
     kind = {"return_dtype": daft.DataType.binary(), "batch_size": 1, "num_gpus": engine.gpus or None}
     frame = daft.from_pydict({"piece": [pickle.dumps(piece) for piece in pieces]})
-    if in_this_process(engine):
+    if in_this_process(engine, pieces):
         worker = _Worker(work)
         ask = daft.udf(**kind, use_process=False)(lambda pieces: worker(pieces))
     else:

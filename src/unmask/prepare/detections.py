@@ -151,7 +151,7 @@ def load_detector(options: DetectorOptions) -> Detect:
         )
         return [
             [
-                Detection(_phrase(words), Box(*box), float(score))
+                Detection(_phrase(words, processor.tokenizer.all_special_tokens), Box(*box), float(score))
                 for words, box, score in zip(each["text_labels"], each["boxes"].tolist(), each["scores"].tolist(), strict=True)
             ]
             for each in found
@@ -166,6 +166,8 @@ def _question(text: str) -> str:
     return f"{words}."
 
 
-def _phrase(words: str) -> str:
-    """What it read of the text, without stops and marks of pieces of words."""
+def _phrase(words: str, special: Sequence[str]) -> str:
+    """What it read of the text, without special tokens, stops, and marks of pieces of words."""
+    for token in special:
+        words = words.replace(token, " ")
     return " ".join(words.replace("##", "").replace(".", " ").split())

@@ -21,7 +21,7 @@ from unmask.errors import DataError, did_you_mean
 from unmask.prepare.report import Report, dumps
 from unmask.prepare.run import report_path
 from unmask.prepare.work import Progress, Watch, WorkFolder, alone, read_json, stamps
-from unmask.prepare.writer import Parquet, write_groups, write_text
+from unmask.prepare.writer import Part, read_part, write_groups, write_text
 
 FORMAT = 1
 SHARD_ROWS = 2048
@@ -202,7 +202,7 @@ class _ShardWork:
             keep = [number not in changed.reasons for number in range(shard.rows)]
             values = {**changed.columns, _KEEP: keep}
             part = work.part(shard.number)
-            with Parquet(part, schema, "lz4") as target:
+            with Part(part, schema) as target:
                 target.write(pa.Table.from_pydict({name: values[name] for name in schema.names}, schema=schema))
             report = changed.notes
             report.read, report.kept = report.read + shard.rows, report.kept + shard.rows
@@ -243,7 +243,7 @@ def _joined(src: Path, shards: list[Shard], work: WorkFolder, schema: pa.Schema,
         for shard in shards:
             if shard.group != group:
                 group, table = shard.group, file.read_row_group(shard.group)
-            part = pq.read_table(work.part(shard.number))
+            part = pa.concat_tables(read_part(work.part(shard.number)))
             piece = table.slice(shard.start, shard.rows)
             columns = [(part if name in part.column_names else piece).column(name) for name in target.names]
             yield pa.Table.from_arrays(columns, schema=target).filter(part.column(_KEEP))

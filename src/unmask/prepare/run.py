@@ -26,7 +26,7 @@ from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
 from unmask.prepare.unpack import unpack
 from unmask.prepare.work import Progress, Watch, WorkFolder, alone, read_json, stamps
-from unmask.prepare.writer import Parquet, join, write_text
+from unmask.prepare.writer import Part, join, write_text
 
 FORMAT = 1
 MARKS = ".unpacked"
@@ -197,14 +197,14 @@ def convert_shard(
     """Convert one shard into a part file and its counts; the counts appear last."""
     converter = CONVERTERS.get(name)
     try:
-        report = _fill(converter, job, shard, Parquet(part, schema, "lz4"), tick)
+        report = _fill(converter, job, shard, Part(part, schema), tick)
     except Retract as retract:
-        report = _fill(converter, job, shard, Parquet(part, schema, "lz4"), tick, retract)
+        report = _fill(converter, job, shard, Part(part, schema), tick, retract)
     write_text(part.with_suffix(".json"), dumps(report.as_json()))
 
 
 def _fill(
-    converter: Converter, job: Job, shard: str, part: Parquet, tick: Callable[[int], None] | None, retract: Retract | None = None
+    converter: Converter, job: Job, shard: str, part: Part, tick: Callable[[int], None] | None, retract: Retract | None = None
 ) -> Report:
     """Write a part file; rows that a first attempt had to take back are left out.
 
@@ -213,7 +213,8 @@ def _fill(
     """
     leave_out = required_exclusion(job) if converter.coco else exclusion(job)
     report = Report()
-    prefix, all_allowed, first = job.prefix.rstrip("/"), leave_out.empty, converter.paths[0]
+    prefix, all_allowed, first = job.prefix.rstrip("/"), leave_out.empty and retract is None, converter.paths[0]
+    kept = 0
     with part as target:
         items = converter.convert(job, shard)
         for item in items if retract is None else _to_the_end(items):
@@ -224,14 +225,15 @@ def _fill(
                 elif reason is not None:
                     report.drop(*reason)
                 else:
-                    report.keep()
+                    kept += 1
                     target.add(_with_prefix(item, converter.paths, prefix) if prefix else item)
             elif isinstance(item, Dropped):
                 report.drop(item.reason, item.where)
             else:
                 add(report.notes, item.what, 1, item.where)
-            if tick is not None and report.read % _TICK == 0:
-                tick(report.read)
+            if tick is not None and (report.read + kept) % _TICK == 0:
+                tick(report.read + kept)
+    report.read, report.kept = report.read + kept, report.kept + kept
     return report
 
 
@@ -262,14 +264,13 @@ def _prefix(root: Path, out: Path) -> str:
 
 
 def _with_prefix(row: Row, columns: tuple[str, ...], prefix: str) -> Row:
-    changed = dict(row)
     for column in columns:
-        value = changed.get(column)
+        value = row.get(column)
         if isinstance(value, str):
-            changed[column] = _prefixed(value, prefix)
+            row[column] = _prefixed(value, prefix)
         elif isinstance(value, list):
-            changed[column] = [_prefixed(each, prefix) for each in value]
-    return changed
+            row[column] = [_prefixed(each, prefix) for each in value]
+    return row
 
 
 def _prefixed(path: str, prefix: str) -> str:

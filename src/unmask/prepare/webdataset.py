@@ -47,7 +47,7 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
     path = job.src / shard
     waiting: dict[str, _Sample] = {}
     repeated: set[str] = set()
-    damaged = False
+    damaged, needed = False, len(wanted)
 
     def where(member: Member) -> str:
         return f"{shard}/{member.name}"
@@ -61,9 +61,11 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
                 continue
             key, field = webdataset_key(member.name)
             is_text = field in wanted
-            if not (is_text or field in FIELDS) or is_litter(member.name):
+            if not is_text and field not in FIELDS:
                 if field not in _OTHER_FIELDS and not is_litter(member.name):
                     yield Note("member of no known field", where(member))
+                continue
+            if is_litter(member.name):
                 continue
             sample = waiting.get(key)
             if sample is None:
@@ -74,7 +76,7 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
                 yield Note("second picture under one key", where(member))
             else:
                 _take_picture(job, shard, tar, member, sample)
-            if sample.picture is not None and len(sample.texts) == len(wanted):
+            if sample.picture is not None and len(sample.texts) == needed:
                 del waiting[key]
                 yield _item(job, shard, sample, make_row)
     except TarDamage as damage:

@@ -51,7 +51,7 @@ class WorkFolder:
 
     def part(self, number: int) -> Path:
         """The part file of a piece of the work."""
-        return self.folder / f"part-{number:06d}.parquet"
+        return self.folder / f"part-{number:06d}.arrow"
 
     def counts(self, number: int) -> Report | None:
         """What a finished piece counted; None if it is not finished."""

@@ -21,41 +21,43 @@ GROUP_ROWS, GROUP_BYTES = 65_536, 16 << 20
 class Parquet:
     """A parquet file that appears when the `with` block ends well, and not otherwise."""
 
-    def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
-        self._path, self._schema, self._compression = path, schema, compression
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._columns: list[tuple[str, list[Any]]] = [(name, []) for name in schema.names]
+        self._values: list[list[Any]] = [[] for _ in schema.names]
+        self._takers = [(name, values.append) for name, values in zip(schema.names, self._values, strict=True)]
         self._waiting = 0
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: Any = None
 
     def __enter__(self) -> "Parquet":
         self._draft.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._draft, self._schema, compression=self._compression, version="2.6")
+        self._writer = self._open(self._draft)
         return self
+
+    def _open(self, draft: Path) -> Any:
+        return pq.ParquetWriter(draft, self._schema, compression="zstd", version="2.6")
 
     def add(self, row: Row) -> None:
         """Write one row, sooner or later."""
-        for name, values in self._columns:
-            values.append(row.get(name))
+        for name, take in self._takers:
+            take(row.get(name))
         self._waiting += 1
         if self._waiting == PART_ROWS:
             self._flush()
 
     def write(self, table: pa.Table) -> None:
         """Write a row group."""
-        assert self._writer is not None
         if table.num_rows:
-            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+            self._writer.write_table(table, max(1, table.num_rows))
 
     def _flush(self) -> None:
-        arrays = [pa.array(values, field.type) for field, (_, values) in zip(self._schema, self._columns, strict=True)]
+        arrays = [pa.array(values, field.type) for field, values in zip(self._schema, self._values, strict=True)]
         self.write(pa.Table.from_arrays(arrays, schema=self._schema))
-        for _, values in self._columns:
+        for values in self._values:
             values.clear()
         self._waiting = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._writer is not None
         try:
             if kind is None and self._waiting:
                 self._flush()
@@ -72,6 +74,21 @@ class Parquet:
             ) from None
         finally:
             self._draft.unlink(missing_ok=True)
+
+
+class Part(Parquet):
+    """The same as an Arrow file, which costs less to write and to read: for what stands for a while only."""
+
+    def _open(self, draft: Path) -> Any:
+        return pa.ipc.new_file(str(draft), self._schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+
+
+def read_part(path: Path) -> Iterator[pa.Table]:
+    """The tables of a part, one after another."""
+    with pa.memory_map(str(path)) as source:
+        file = pa.ipc.open_file(source)
+        for number in range(file.num_record_batches):
+            yield pa.Table.from_batches([file.get_batch(number)])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -109,10 +126,8 @@ def write_groups(out: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> No
 def _unique(parts: Sequence[Path], report: Report) -> Iterator[pa.Table]:
     seen: set[bytes] = set()
     for part in parts:
-        with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=PART_ROWS):
-                table = pa.Table.from_batches([batch])
-                yield _without_repeats(table, seen, report) if KEY in table.column_names else table
+        for table in read_part(part):
+            yield _without_repeats(table, seen, report) if KEY in table.column_names else table
 
 
 def _without_repeats(table: pa.Table, seen: set[bytes], report: Report) -> pa.Table:

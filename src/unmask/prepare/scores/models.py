@@ -33,6 +33,7 @@ def load_aesthetic(options: ScoreOptions) -> Score:
     import torch  # noqa: PLC0415  (as said above)
     from transformers import CLIPVisionModelWithProjection  # noqa: PLC0415
 
+    quiet()
     head = _layers(options.place("aesthetic"))
     folder = hub.folder(options.place("clip", CLIP_L), "*.json", "*.safetensors", where="--weights clip")
     device = _device(options)
@@ -248,6 +249,14 @@ def _state(path: Path) -> "dict[str, torch.Tensor]":
     whole: Any = state
     found: Any = whole.get("state_dict", whole) if isinstance(whole, dict) else {}
     return {name.removeprefix("module."): value.float() for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def quiet() -> None:
+    """Have transformers load a part of a checkpoint without listing the rest."""
+    from transformers.utils import logging  # noqa: PLC0415  (as said above)
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _device(options: ScoreOptions) -> str:

@@ -1,6 +1,6 @@
 """The data engine by itself: batches of any data YAML for a training loop of your own, resumed exactly where it stopped.
 
-    python examples/batches.py DATA.yaml --steps 3 --model tiny
+python examples/batches.py DATA.yaml --steps 3 --model tiny
 """
 
 import argparse
@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--model", default="tiny", help="whose tokenizer and tiles: a name under config/model, or a converted folder")
+    parser.add_argument(
+        "--model", default="tiny", help="whose tokenizer and tiles: a name under config/model, or a converted folder"
+    )
     parser.add_argument("--size", type=int, default=64, help="side of the pictures to draw")
     parser.add_argument("--state", type=Path, default=Path("state.json"), help="where the position is kept")
     parser.add_argument("--rank", type=int, default=0)
@@ -45,12 +47,15 @@ def main() -> None:
     loader = Loader(recipe, order, state, division, num_workers=0)
     for step, _ in zip(loader, range(options.steps), strict=False):
         for batch in step.batches:
-            print(f"step {step.state.step}: {len(batch.ids_T)} tokens of {len(batch.lengths_S)} samples, {len(batch.pixels_BHW3)} pictures to draw")
+            drawn = f"{len(batch.pixels_BHW3)} pictures to draw"
+            print(f"step {step.state.step}: {len(batch.ids_T)} tokens of {len(batch.lengths_S)} samples, {drawn}")
             for draw, source in zip(batch.draws, batch.sources, strict=True):
                 print(f"  {draw:<14} {source}")
         for fault in step.faults:
             print(f"  replaced {fault.source}: {fault.what}")
-        options.state.write_text(json.dumps(asdict(step.state)))  # rank, workers and batches may change from here on: the draws go on
+        options.state.write_text(
+            json.dumps(asdict(step.state))
+        )  # rank, workers and batches may change from here on: the draws go on
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python examples/own_rows.py FOLDER        writes FOLDER/{pictures,ratings.csv,ratings.yaml,own_functions.py} and prints two rows
 
-Afterwards all commands work on it: `unmask data show FOLDER/ratings.yaml --row 0`, `unmask train config/stage/s1-gnd.yaml data=FOLDER/ratings.yaml ...`.
+Afterwards all commands work on it: `unmask data show FOLDER/ratings.yaml --row 0`, or a stage with `data=FOLDER/ratings.yaml`.
 """
 
 import argparse

@@ -135,15 +135,18 @@ def test_every_link_and_path_in_a_document_exists(document: Path) -> None:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder: `config/`, and the data set that `unmask demo` draws, with few rows."""
-    from unmask.demo.courses import SCENES
+    """A reader's folder: `config/`, and the data sets that `unmask demo` writes, with few rows."""
+    from unmask.demo.courses import COURSES, data_file
     from unmask.demo.scenes import split, write_rows
+    from unmask.demo.tasks import write_tasks
 
     folder = tmp_path_factory.mktemp("desk")
     (folder / "config").symlink_to(ROOT / "config")
     data = folder / "demo-out" / "data"
-    write_rows(data, split(0)[0], 60, 0)
-    (data / SCENES[0]).write_text(SCENES[1], encoding="utf-8")
+    scenes = split(0)[0]
+    write_tasks(data, write_rows(data, scenes, 60, 0), scenes, 0, 64)
+    for course in COURSES:
+        data_file(data, course)
     return folder
 
 

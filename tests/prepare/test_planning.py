@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from unmask.data.boxes import find_boxes
 
 from tests.prepare.helpers import jsonl
 from tests.prepare.rows import column, done, reasons, records
+from unmask.data.boxes import find_boxes
 from unmask.data.preprocess import PREPROCESS_FUNCTIONS
 from unmask.errors import UnmaskError
 from unmask.prepare.boxes import Box

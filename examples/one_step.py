@@ -1,6 +1,6 @@
 """The corridor by hand: one row from the data YAML to a loss and its gradients, stop by stop, with the model of the demo.
 
-python examples/one_step.py demo-out/data/s3-unified.yaml --size 128
+python examples/one_step.py demo-out/data/everything.yaml --size 128
 """
 
 import argparse

@@ -163,6 +163,22 @@ def test_what_is_wrong_in_a_sentence(
     assert re.match(rf"error: .*{said}", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("command", [["generate"], ["edit", "--image", "a.png"]])
+def test_what_saves_time_says_what_it_changes(
+    command: list[str], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise(1).save("a.png")
+    assert main([command[0], str(checkpoint), *command[1:], "a cat", "--steps", "2"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert main([command[0], str(checkpoint), *command[1:], "a cat", "--steps", "2", "--set", "prompt_cache=2"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "note: prompt_cache=2 runs the prompt at every 2nd step only: faster, and not the exact picture; unmask bench-decode"
+        in said
+    )
+
+
 def test_words_behind_flags_are_prompts_and_unknown_flags_are_not(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["generate", str(checkpoint), "a cat", "--stps", "3"])

@@ -79,6 +79,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         how, instructions = {"config": from_record(EditConfig, record), "numbers": [record["number"]]}, [record["prompt"]]
         images = images or _files(record["images"], options.again, "--image")
         mask = mask or (_files([record["mask"]], options.again, "--mask")[0] if "mask" in record else None)
+    pictures.say_inexact(how["config"], options, console)
     with pictures.watched(len(instructions)) as watching:
         drawings = model.edit(
             [images] * len(instructions), instructions, mask=mask, **how, **watching, **pictures.amounts(options)

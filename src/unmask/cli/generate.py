@@ -79,6 +79,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.again is not None:
         record = pictures.recorded(options.again, "generate", model, options, console)
         how, prompts = _recorded(record), [record["prompt"]]
+    pictures.say_inexact(how["config"], options, console)
     with pictures.watched(len(prompts)) as watching:
         drawings = model.generate(prompts, **how, **watching, **pictures.amounts(options))
     pictures.deliver(drawings, options, console)

@@ -36,6 +36,8 @@ _AGAIN = {
     "prepare": "goes on with the first unfinished part",
     "understand": "goes on with the requests that are left",
     "ground": "goes on with the requests that are left",
+    "generate": "starts anew, but of --requests does those that are left",
+    "edit": "starts anew, but of --requests does those that are left",
 }
 """What a command that was stopped does when it is given again."""
 

@@ -17,6 +17,7 @@ from unmask.config import dump
 from unmask.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from unmask.infer.decoding import UnmaskingConfig
     from unmask.infer.drawing import Drawing, PartialPicture
     from unmask.infer.pipelines import LoadedModel
     from unmask.infer.requests import Request, Work
@@ -153,6 +154,18 @@ def settings(config: T, options: argparse.Namespace, names: Sequence[str]) -> tu
 def say(console: Console, options: argparse.Namespace, text: str) -> None:
     """A note to a person; behind `--json` it goes beside the output."""
     (Console(stderr=True, highlight=False) if options.json else console).print(text, soft_wrap=True)
+
+
+def say_inexact(config: "UnmaskingConfig", options: argparse.Namespace, console: Console) -> None:
+    """Tell what a setting that saves time changes."""
+    if config.prompt_cache > 1:
+        ordinal = {2: "2nd", 3: "3rd"}.get(config.prompt_cache, f"{config.prompt_cache}th")
+        say(
+            console,
+            options,
+            f"note: prompt_cache={config.prompt_cache} runs the prompt at every {ordinal} step only: faster, and not the exact picture; "
+            "unmask bench-decode tells how many codes that changes",
+        )
 
 
 @contextmanager

@@ -352,7 +352,9 @@ class TokenizerStageConfig(RunConfig):
                 "optim.lr_by_part", "names parts of the unified model, which is not trained here", fix="leave it out"
             )
         if self.checkpoint.export:
-            raise FieldError("checkpoint.export", "means the unified model; these checkpoints are plain already", fix="leave it out")
+            raise FieldError(
+                "checkpoint.export", "means the unified model; these checkpoints are plain already", fix="leave it out"
+            )
         if self.codes.keep and (self.init is None or self.codes.plain_share > 0):
             raise FieldError("codes.keep", "goes on with the codes of `init`", fix="set init=FOLDER and codes.plain_share=0")
 

@@ -45,7 +45,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     table = Table(
-        "ranks", "kills", "before a start's first step", "with a checkpoint half written", "at step, at last", "steps", "seconds"
+        "ranks",
+        "kills",
+        "before a start's first step",
+        "with an unfinished checkpoint there",
+        "at step, at last",
+        "steps",
+        "seconds",
     )
     place = options.folder.resolve() / str(options.ranks)
     shutil.rmtree(place, ignore_errors=True)

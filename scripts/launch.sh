@@ -3,7 +3,8 @@
 # NUM_GPUS of this node (default: all there are; one process without any), NUM_NODES, NODE_RANK of this one, MASTER_ADDR and MASTER_PORT of
 # node 0. HF_TOKEN, for gated repositories, and AWS_* are read by the downloads alone. Relative paths start at the repository's folder.
 # NUM_NODES=2:4 trains with 2 to 4 nodes: when one is lost or comes, all start again from the last checkpoint (NODE_ADDR of this one,
-# RDZV_CONF: how patient they are, see torchrun --rdzv-conf). batch.global_size must be a multiple of what each number of nodes takes at a time.
+# RDZV_CONF: how patient they are, see torchrun --rdzv-conf). The node at MASTER_ADDR must stay.
+# batch.global_size must be a multiple of what each number of nodes takes at a time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 gpus=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)}

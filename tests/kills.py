@@ -23,7 +23,7 @@ class Killed:
 
     Attributes:
         kills: how often it was killed before it had come to its end.
-        writing: how many of the kills left a checkpoint half written, or half removed.
+        writing: after how many of the kills a checkpoint that is half written, or half removed, lay there.
         starting: how many came before the first step of a start.
         steps: where it stood at each kill.
     """

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,8 @@ def agent(stage: Path, address: str, port: int, *overrides: str) -> "subprocess.
 def lose(node: "subprocess.Popen[str]") -> None:
     """A power failure: the agent and what it has started are gone at once."""
     for process in (*children(node.pid), node.pid):
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     node.wait(timeout=30)
 
 
@@ -46,6 +49,12 @@ def written_by(run: Path) -> str | None:
     """How many ranks wrote the newest checkpoint."""
     newest = native.finished(run)[-1:]
     return None if not newest else "two" if (newest[0] / native.SHARDED).is_dir() else "one"
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until(what: Callable[[], object], stage: Path, seconds: float = 300) -> None:
@@ -62,9 +71,11 @@ def test_a_node_is_lost_and_comes_back(tmp_path: Path) -> None:
     """The losses are those of one process that was left alone, whoever computed them."""
     stage, port, out = write_run(tmp_path), free_port(), tmp_path / "run"
     constant = ("optim.warmup_ratio=0", "optim.min_lr_ratio=1")  # learning rates do not depend on how many steps there are to be
-    settings = ("batch.per_device=2", "checkpoint.every=5", "checkpoint.keep=2", *constant)
-    nodes = [agent(stage, address, port, "steps=100000", *settings) for address in ("127.0.0.1", "127.0.0.2")]
+    settings = ("batch.per_device=2", "checkpoint.every=2", "checkpoint.keep=2", *constant)
+    nodes = [agent(stage, "127.0.0.1", port, "steps=100000", *settings)]
     try:
+        until(lambda: listens(port), stage)  # the one at MASTER_ADDR: the others meet there, and it has to stay
+        nodes.append(agent(stage, "127.0.0.2", port, "steps=100000", *settings))
         until(lambda: written_by(out) == "two", stage)
         lose(nodes[1])
         until(lambda: written_by(out) == "one", stage)

@@ -29,7 +29,7 @@ def test_an_unknown_image_mode() -> None:
         ("loss.weighting=elbo", "loss.weighting: expected 'plain' or 'inverse_t', got 'elbo'"),
         ("loss.mean=rank", "loss.mean: expected 'step' or 'micro_batch', got 'rank'"),
         ("corruption.both_drop=2", "corruption.both_drop: is a share of the samples, 0 to 1, not 2"),
-        ("validate.every=5", "validate.data: there is nothing to ask the model"),
+        ("validate.every=5", r"validate.data \(left at its default\): there is nothing to ask the model"),
     ],
 )
 def test_what_an_objective_may_not_be(override: str, message: str) -> None:

@@ -3,14 +3,14 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from unmask import __version__
-from unmask.config import diff, to_yaml
+from unmask.config import diff, dump, to_yaml
 from unmask.data.loader import Division, FaultBudget, LoadedStep, Loader
 from unmask.data.order import OrderState
 from unmask.data.records import Mixture
@@ -162,7 +162,7 @@ def _reporter(run: Run, console: Console) -> Reporter:
     stage = run.stage
     if not run.ranks.is_first:
         return Silent()
-    trackers = open_trackers(stage.log, stage.folder, run.state.step, asdict(stage))
+    trackers = open_trackers(stage.log, stage.folder, run.state.step, dump(stage))
     return Reporter(stage.folder, run.state.step, stage.steps, trackers, console)
 
 

@@ -7,6 +7,11 @@
   unmask prepare csv mine.csv records/mine.parquet --map s3_path=photo --map caption=words
   unmask prepare blip3o /data/blip3o records/blip3o.parquet --print-entry
 
+Then over record files: scores, near-duplicates, plans, uploads (each with a --help of its own).
+
+  unmask prepare scores records/blip3o.parquet records/scored.parquet --score size,light,hash
+  unmask prepare dedup records/scored.parquet records/unique.parquet
+
 Pictures stay in their archives (blip3o/sa_000000.tar::sa_1.jpg), or are unpacked where an archive is compressed. Rows that cannot be used are
 counted by reason in records/blip3o.report.json. A run that was stopped goes on with the same command.
 """

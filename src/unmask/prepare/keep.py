@@ -237,8 +237,9 @@ def _pairs(hashes: np.ndarray, out: Path, distance: int, engine: Engine) -> np.n
     draft.parent.mkdir(parents=True, exist_ok=True)
     np.save(draft, hashes)
     try:
-        parts = _PARTS if len(hashes) > _TILE else 1
-        pieces = [(band, part, parts) for band in range(distance + 1) for part in range(parts)]
+        bands = range(distance + 1)
+        many = [((band,), part, _PARTS) for band in bands for part in range(_PARTS)]
+        pieces = many if len(hashes) > _TILE else [(tuple(bands), 0, 1)]
         found = [
             np.frombuffer(answer, dtype=np.int64).reshape(-1, 2) for answer in run_bulk(_Near(draft, distance), pieces, engine)
         ]
@@ -250,25 +251,31 @@ def _pairs(hashes: np.ndarray, out: Path, distance: int, engine: Engine) -> np.n
 
 @dataclass(frozen=True)
 class _Near:
-    """Finds the near pairs of one band and one part of its values."""
+    """Finds the near pairs of some bands and one part of their values."""
 
     path: Path
     distance: int
 
-    def start(self) -> Callable[[tuple[int, int, int]], bytes]:
+    def start(self) -> Callable[[tuple[tuple[int, ...], int, int]], bytes]:
         hashes = np.load(self.path, mmap_mode="r")
 
-        def do(piece: tuple[int, int, int]) -> bytes:
-            band, part, parts = piece
-            low, high = (band * BITS // (self.distance + 1), (band + 1) * BITS // (self.distance + 1))
-            keys = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
-            rows = np.flatnonzero(keys % np.uint64(parts) == part)
-            rows = rows[np.argsort(keys[rows], kind="stable")]
-            ends = np.flatnonzero(np.diff(keys[rows])) + 1
-            found = [pairs for group in np.split(rows, ends) if len(group) > 1 for pairs in self._in_group(hashes, group)]
+        def do(piece: tuple[tuple[int, ...], int, int]) -> bytes:
+            bands, part, parts = piece
+            found = [pairs for band in bands for pairs in self._in_band(hashes, band, part, parts)]
             return np.concatenate([*found, np.empty((0, 2), dtype=np.int64)]).astype(np.int64).tobytes()
 
         return do
+
+    def _in_band(self, hashes: np.ndarray, band: int, part: int, parts: int) -> Iterator[np.ndarray]:
+        """Pairs that are equal in a band of bits, of one part of its values."""
+        low, high = (edge * BITS // (self.distance + 1) for edge in (band, band + 1))
+        keys = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        rows = np.flatnonzero(keys % np.uint64(parts) == part)
+        rows = rows[np.argsort(keys[rows], kind="stable")]
+        ends = np.flatnonzero(np.diff(keys[rows])) + 1
+        for group in np.split(rows, ends):
+            if len(group) > 1:
+                yield from self._in_group(hashes, group)
 
     def _in_group(self, hashes: np.ndarray, group: np.ndarray) -> Iterator[np.ndarray]:
         """Pairs of one group of rows, which are in their order."""

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from unmask.errors import CheckpointError
 from unmask.train.codes import Book, merge_codes, nearest, tally
-from unmask.train.config import CodesConfig
 from unmask.train.perceptual import STAGES, PerceptualDistance
+from unmask.train.tokenizer_config import CodesConfig
 
 
 def rng(seed: int = 0) -> torch.Generator:

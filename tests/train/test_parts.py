@@ -11,9 +11,10 @@ from tests.models import VISION, micro_model
 from unmask.errors import ConfigError
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights.lavida_o import published_name
-from unmask.train.config import OptimConfig, load_model_config, load_stage
+from unmask.train.config import load_model_config, load_stage
 from unmask.train.optim import build_optimizer, freeze, learning_table, set_lr, what_learns
 from unmask.train.parts import _PATTERNS, GROUPS, NAMES, PIECES, PUBLISHED, claims, piece_of, pieces, split_names
+from unmask.train.run_config import OptimConfig
 
 STAGE = """\
 name: x

@@ -6,7 +6,8 @@ import pytest
 
 from tests.ranks import train_each, train_ranks, write_every_task
 from tests.runs import losses
-from unmask.train.config import TokenizerStageConfig, load_run
+from unmask.train.config import load_run
+from unmask.train.tokenizer_config import TokenizerStageConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = [

@@ -20,8 +20,9 @@ from unmask.model.config import ModelConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
 from unmask.model.weights import native
 from unmask.storage import sealed
-from unmask.train.config import TokenizerStageConfig, load_run, load_stage
+from unmask.train.config import load_run, load_stage
 from unmask.train.engine import train
+from unmask.train.tokenizer_config import TokenizerStageConfig
 
 QUIET = Console(quiet=True)
 STAGE = """\

@@ -100,7 +100,10 @@ class Course:
     edits: bool = False
 
 
-_COMMON = ("model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "image.remember=20000", "loader.workers=1")
+_COMMON = (
+    "model=tiny", "optim.betas=[0.9, 0.98]", "image.condition_drop=1.0", "image.remember=20000", "loader.workers=1", "eos_targets=0",
+    "compute.activation_checkpointing=none",
+)  # fmt: skip
 COURSES = (
     Course(
         "s1-gnd", "reading", READING,

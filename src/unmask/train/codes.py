@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unmask.train.config import CodesConfig
+from unmask.train.tokenizer_config import CodesConfig
 
 ROUNDS = 10
 """Rounds of k-means when codes are placed."""

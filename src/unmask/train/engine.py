@@ -23,16 +23,18 @@ from unmask.errors import CheckpointError, ConfigError, DataError, Stopped, Stor
 from unmask.model.weights import native
 from unmask.storage.fetch import FetchConfig
 from unmask.train import checkpoint
-from unmask.train.config import RunConfig, StageConfig, TokenizerStageConfig
+from unmask.train.config import StageConfig
 from unmask.train.ema import Ema
 from unmask.train.export import export
 from unmask.train.metrics import Reporter, Silent, StepMetrics
 from unmask.train.optim import build_optimizer, learning_table, lr_factor, set_lr, what_learns
 from unmask.train.parallelize import clip
 from unmask.train.peak import peak_flops
+from unmask.train.run_config import RunConfig
 from unmask.train.stages import check_start
 from unmask.train.task import Task
 from unmask.train.together import StepFacts, StopSignal, do_together, exchange, lost_ranks, one_after_another
+from unmask.train.tokenizer_config import TokenizerStageConfig
 from unmask.train.tokenizer_task import TokenizerTask
 from unmask.train.trackers import check_installed, open_trackers
 from unmask.train.unified_task import UnifiedTask

@@ -9,8 +9,8 @@ from rich.table import Table
 from torch import nn
 
 from unmask.model.lora import is_adapter
-from unmask.train.config import OptimConfig
 from unmask.train.parts import claims, piece_of, pieces
+from unmask.train.run_config import OptimConfig
 
 
 def freeze(model: nn.Module, trainable: Iterable[str]) -> None:

@@ -28,9 +28,10 @@ from unmask.model.weights import native
 from unmask.randomness import key_digest, keyed_generator
 from unmask.train import checkpoint
 from unmask.train.codes import Book, nearest
-from unmask.train.config import TokenizerStageConfig, load_model_config
+from unmask.train.config import load_model_config
 from unmask.train.perceptual import PerceptualDistance
 from unmask.train.task import StepResult
+from unmask.train.tokenizer_config import TokenizerStageConfig
 
 CODES = "codes.safetensors"
 

@@ -3,7 +3,7 @@
 import csv
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from unmask.prepare.json_stream import array_items
 from unmask.prepare.names import files
 from unmask.prepare.placing import Finder, Found
 from unmask.prepare.text import caption_of, strings
+
+Cells = tuple[str, list[str], list[str], list[str], str]
 
 _JOINT = "XXX"
 _COLUMNS = ("prompt", "positive_filename", "negative_filename", "negative_reason")
@@ -46,7 +48,7 @@ def _root(job: Job) -> Path:
     return job.unpack if job.images == "folder" else job.pictures or job.src
 
 
-def _cells(job: Job, shard: str) -> Iterator[tuple[str, list[str], list[str], list[str], str] | Dropped]:
+def _cells(job: Job, shard: str) -> Iterator[Cells | Dropped]:
     """(prompt, positives, negatives, reasons, place) of each row of the CSV."""
     path = job.src / shard
     csv.field_size_limit(min(sys.maxsize, 1 << 30))
@@ -76,30 +78,33 @@ def _cells(job: Job, shard: str) -> Iterator[tuple[str, list[str], list[str], li
         raise DataError(f"is broken ({error})", where=str(path), fix="download it again") from None
 
 
-def _convert_t2i(job: Job, shard: str) -> Iterator[Item]:
+def _by_rows(job: Job, shard: str, convert: Callable[[Finder, Cells], Iterator[Item]]) -> Iterator[Item]:
+    """What a function makes of each row of the CSV."""
     finder = _finder(job)
     yield from finder.notes
     for cells in _cells(job, shard):
         if isinstance(cells, Dropped):
             yield cells
-            continue
+        else:
+            yield from convert(finder, cells)
+
+
+def _convert_t2i(job: Job, shard: str) -> Iterator[Item]:
+    def convert(finder: Finder, cells: Cells) -> Iterator[Item]:
         prompt, positives, _, _, where = cells
         for name in positives:
             found = finder.find(name, f"{where}/{name}")
             yield found if isinstance(found, Dropped) else {"s3_path": found.reference, "caption": prompt, **sizes_of(found.size)}
 
+    return _by_rows(job, shard, convert)
+
 
 def _convert_feedback(job: Job, shard: str) -> Iterator[Item]:
-    finder = _finder(job)
-    yield from finder.notes
-    for cells in _cells(job, shard):
-        if isinstance(cells, Dropped):
-            yield cells
-            continue
+    def convert(finder: Finder, cells: Cells) -> Iterator[Item]:
         prompt, positives, negatives, reasons, where = cells
         if len(negatives) != len(reasons) or not any(negatives):
             yield Dropped("pictures and reasons do not pair up", where)
-            continue
+            return
         pairs = []
         for name, reason in zip(negatives, reasons, strict=True):
             place = finder.find(name, f"{where}/{name}")
@@ -112,13 +117,12 @@ def _convert_feedback(job: Job, shard: str) -> Iterator[Item]:
                 pairs.append((place.reference, words.replace(";", ",")))
         if not pairs:
             yield Dropped("no usable feedback", where)
-            continue
+            return
         for name in positives:
             found = finder.find(name, f"{where}/{name}")
-            if isinstance(found, Dropped):
-                yield found
-            else:
-                yield _feedback_row(job, found, prompt, pairs)
+            yield found if isinstance(found, Dropped) else _feedback_row(job, found, prompt, pairs)
+
+    return _by_rows(job, shard, convert)
 
 
 def _feedback_row(job: Job, found: Found, prompt: str, pairs: list[tuple[str, str]]) -> dict[str, Any]:

@@ -141,8 +141,6 @@ class UnifiedModel(nn.Module):
         self.code_head.expander.weight.copy_(eye.expand(-1, -1, 2, 2))
         if self.config.vision is not None:
             self.vision.newline.normal_(0.0, 1.0, generator=generator)
-            filters = self.vision.siglip.embeddings.patch_embedding.weight
-            filters.sub_(filters.mean((1, 2, 3), keepdim=True))
             self.vision.pool.weight.copy_((torch.eye(self.config.vision.width) / 4)[:, :, None, None].expand(-1, -1, 2, 2))
         for number, block in enumerate(self.transformer.blocks):
             assert isinstance(block, Block)

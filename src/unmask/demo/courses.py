@@ -107,11 +107,11 @@ _COMMON = (
 COURSES = (
     Course(
         "s1-gnd", "reading", READING,
-        ("init=null", "trainable=[all]", "image.size=128", "optim.lr=5e-4", "optim.lr_by_part={}"), draws=False,
+        ("init=null", "trainable=[all]", "image.size=128", "optim.lr=2e-3", "optim.lr_by_part={vision_tower: 1e-4}"), draws=False,
     ),
     Course("s2-256", "drawing, 64 px", SCENES, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
     Course("s2-1024", "drawing, 128 px", SCENES, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
-    Course("s3-unified", "everything", EVERYTHING, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={}"), edits=True),
+    Course("s3-unified", "everything", EVERYTHING, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={vision_tower: 1e-4}"), edits=True),
 )  # fmt: skip
 
 

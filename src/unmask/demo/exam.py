@@ -17,6 +17,7 @@ from unmask.demo.tasks import RIGHT, WRONG, Edit, edits, expressions, mistaken, 
 from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
 from unmask.infer.pipelines import LoadedModel
+from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
 
 DRAWING = DrawingConfig(steps=64, guidance=2.0, temperature=0.3)
@@ -145,7 +146,7 @@ def sit(model: LoadedModel, exam: Exam, drawings: int, changes: int, lap: Callab
     lap("drawing")
     edited = model.edit(pictures[:changes], [edit.words for edit in exam.changes[:changes]], EDITING) if changes else []
     lap("edits")
-    found = model.ground(pictures, [[words for words, _ in pair] for pair in exam.sought])
+    found = model.ground(pictures, [[words for words, _ in pair] for pair in exam.sought], GroundingConfig(steps=4))
     lap("grounding")
     said = [
         model.understand([pictures[each.number] for each in asked], [each.words for each in asked], ANSWERING)

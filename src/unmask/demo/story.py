@@ -43,8 +43,8 @@ class Plan:
         trial: pictures that are asked of a model before it has been taught to make them.
     """
 
-    pictures: int = 4000
-    steps: tuple[int, ...] = (1700, 2000, 500, 1200)
+    pictures: int = 3000
+    steps: tuple[int, ...] = (1300, 1400, 250, 650)
     batch: int = 32
     held_out: int = 64
     trial: int = 8

@@ -68,6 +68,8 @@ class VisionConfig:
     Attributes:
         pinpoints: the canvases that a picture which is read alone may be cut into, width and height in tiles; null: the published ones. With
             none it is padded to a single tile, as pictures that are read together are.
+        weights: a folder or hub id with the weights that the encoder of a model that is drawn at random begins with (subfolder `eye` is tried
+            too); `builtin:tiny` ships with the package. Null: it is drawn like the rest.
     """
 
     image_size: int
@@ -77,6 +79,7 @@ class VisionConfig:
     num_heads: int
     mlp_width: int
     pinpoints: tuple[tuple[int, int], ...] | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if any(side < 1 for canvas in self.pinpoints or () for side in canvas):

@@ -9,6 +9,11 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from unmask.model.config import VisionConfig
 from unmask.model.unified import Sight
+from unmask.model.weights.native import fill
+from unmask.storage.hub import locate
+
+EYE_WEIGHTS = "model.safetensors"
+"""The file that holds the weights of a tower by itself."""
 
 
 class VisionEncoder(nn.Module):
@@ -47,3 +52,14 @@ class VisionEncoder(nn.Module):
     def place(self, text_TD: Tensor, sight: Sight) -> Tensor:
         """The text's embeddings with the features of the tiles in their rows."""
         return text_TD.index_copy(0, sight.row_F, self.features(sight.pixels_NSS3, sight.feature_F).to(text_TD.dtype))
+
+
+def begin(encoder: VisionEncoder, config: VisionConfig) -> None:
+    """Give the patches' encoder of a model that was drawn at random the weights that its configuration names, if it does.
+
+    Raises:
+        ConfigError: there are none.
+        CheckpointError: the file is damaged, or its names or shapes differ from the configuration.
+    """
+    if config.weights is not None:
+        fill(encoder.siglip, locate(config.weights, f"eye/{EYE_WEIGHTS}", EYE_WEIGHTS))

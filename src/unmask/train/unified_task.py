@@ -168,6 +168,10 @@ def _start(config: ModelConfig, stage: StageConfig, ranks: Ranks) -> tuple[Unifi
     generator = torch.Generator().manual_seed(stage.seed)
     model.initialise(generator)
     adapters = None
+    if base is None and config.vision is not None:
+        from unmask.model import vision  # noqa: PLC0415  (transformers takes seconds to import)
+
+        vision.begin(model.vision, config.vision)
     if base is not None:
         native.load_weights(base, model)
         if stage.lora is not None:

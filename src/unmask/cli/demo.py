@@ -1,7 +1,7 @@
 """The whole story on a processor: scenes drawn by program, the tiny model trained on them in four stages, an exam after each, a report.
 
-  unmask demo                          under 25 minutes on two cores; writes demo-out/report.html
-  unmask demo --quick --out /tmp/x     three minutes: too short to learn much, long enough to see everything run
+  unmask demo                          tens of minutes on two cores; writes demo-out/report.html
+  unmask demo --quick --out /tmp/x     minutes: too short to learn much, long enough to see everything run
   unmask demo --times 2                train twice as long
 
 The scenes become PNG files with record files and a data YAML for each stage. The stages are `unmask train config/stage/STAGE.yaml ...` with

@@ -99,8 +99,10 @@ def _build(folder: Path, fill: Callable[[Path], None]) -> None:
         (draft / _UNSETTLED).write_text(f"{socket.gethostname()} {_boot()}")
         if not _boot():
             settle(draft)
-        if folder.exists():
-            shutil.rmtree(folder)  # damaged
+        if folder.exists():  # damaged; moved away as a whole, since a thread that still settles it takes files out
+            gone = folder.with_name(f"{draft.name.removesuffix('.part')}.gone.part")
+            os.replace(folder, gone)
+            shutil.rmtree(gone, ignore_errors=True)
         os.replace(draft, folder)
         flush(folder.parent)
     finally:

@@ -27,9 +27,10 @@ from unmask.infer.pipelines import load
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights import native
+from unmask.model.weights.beside import VQ_BASE
 from unmask.model.weights.convert import Options, convert
 from unmask.model.weights.shards import read, scan
-from unmask.model.weights.source import VQ_BASE, Hints
+from unmask.model.weights.source import Hints
 from unmask.storage import sealed
 
 

@@ -5,18 +5,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.golden_folder import needs_golden
 from tests.model.weights.test_config_json import PUBLISHED
 from tests.model.weights.test_lavida_o import listed
 from tests.model.weights.test_special_tokens import llada_like
-from tests.published import write_base_tokenizer, write_lavida_o
-from unmask.errors import ConfigError
 from unmask.model.weights import stage1
 from unmask.model.weights.config_json import image_tokenizer_json
 from unmask.model.weights.lavida_o import VQ_PREFIX
-from unmask.model.weights.source import Hints, find_tokenizer, kind_of_names, model_shapes, open_source, vq_folder_of
+from unmask.model.weights.source import Hints, kind_of_names, model_shapes, open_source
 from unmask.model.weights.special_tokens import extend
 from unmask.train.config import load_model_config
 
@@ -87,12 +83,3 @@ def test_kinds_of_our_own_names() -> None:
     assert kind_of_names(["text_head.weight", "code_embedding.table.weight"]) == "lavida-o"
     assert kind_of_names(["text_head.weight", "vision.newline"]) == "lavida"
     assert kind_of_names(["text_head.weight"]) == "llada"
-
-
-def test_where_a_tokenizer_and_an_image_tokenizer_are_looked_for(tmp_path: Path) -> None:
-    published, other = write_lavida_o(tmp_path / "published"), write_base_tokenizer(tmp_path / "other")
-    assert find_tokenizer(published, None) == published and find_tokenizer(published, str(other)) == other
-    assert find_tokenizer(published, "none") is None
-    assert vq_folder_of(str(published), "") == vq_folder_of(str(published / "vqvae"), "") == published / "vqvae"
-    with pytest.raises(ConfigError, match="--vq: .* holds no config.json with diffusion_pytorch_model.safetensors"):
-        vq_folder_of(str(other), "--vq")

@@ -19,9 +19,10 @@ from unmask.model.config import ModelConfig
 from unmask.model.image_tokenizer import ImageTokenizer
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights import config_json
+from unmask.model.weights.beside import match_image_tokenizer
 from unmask.model.weights.lavida_o import IGNORED, VQ_PREFIX, our_names
 from unmask.model.weights.shards import Stored, compare, read, scan_file
-from unmask.model.weights.source import Hints, match_image_tokenizer, model_shapes, open_source, siglip_names
+from unmask.model.weights.source import Hints, model_shapes, open_source, siglip_names
 from unmask.vocab import PUBLISHED
 
 IMAGE, DRAWN, IGNORED_ID = -200, -300, -100

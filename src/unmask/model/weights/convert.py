@@ -13,13 +13,13 @@ import torch
 from unmask.config import to_yaml
 from unmask.errors import CheckpointError, ConfigError
 from unmask.model.config import ImageTokenizerConfig, ModelConfig, PictureConfig
-from unmask.model.weights import card, config_json, native, source, special_tokens, stage1
+from unmask.model.weights import beside, card, config_json, native, source, special_tokens, stage1
 from unmask.model.weights.config_json import Kind
 from unmask.model.weights.lavida_o import VQ_PREFIX, published_name
 from unmask.model.weights.pieces import Piece, Progress, stream, with_dtype
 from unmask.model.weights.report import LeftOut, Report
 from unmask.model.weights.shards import DEFAULT_LIMIT, ShardWriter, Stored, scan
-from unmask.model.weights.source import PUBLISHED, VQ_BASE, Hints, Opened
+from unmask.model.weights.source import PUBLISHED, Hints, Opened
 from unmask.storage import hub, sealed
 
 Layout = Literal["native", "lavida-o", "lavida", "llada"]
@@ -133,7 +133,7 @@ def _plan(opened: Opened, reference: str, folder: Path, options: Options) -> _Ta
             )
         target = _plan_import(opened, report, options)
     if options.to == "native":
-        target.config = source.without_links(target.config)
+        target.config = beside.without_links(target.config)
     else:
         _as_published(target, opened, folder, options)
     dtype = DTYPES[options.dtype] if options.dtype else None
@@ -254,7 +254,7 @@ def _plan_stage1(opened: Opened, report: Report, options: Options) -> _Target:
     if opened.tokenizer is None:
         raise ConfigError("--stage1 needs a tokenizer", where=where, fix="give --tokenizer FOLDER")
     model = _described(opened, options)
-    vq_folder = source.vq_folder_of(hints.vq, "--vq")
+    vq_folder = beside.vq_folder_of(hints.vq, "--vq")
     model = replace(model, image_tokenizer=config_json.image_tokenizer_config(vq_folder / "config.json"))
     held = dict(opened.weights)
     if opened.kind == "llada":
@@ -267,7 +267,7 @@ def _plan_stage1(opened: Opened, report: Report, options: Options) -> _Target:
     unused = held.keys() - {piece.name for piece in made}
     why = "the model has fewer layers, or no such part"
     report.left_out += [LeftOut(held[name].name, held[name].shape, why) for name in sorted(unused)]
-    vq = source.open_image_tokenizer(vq_folder, model)
+    vq = beside.open_image_tokenizer(vq_folder, model)
     size = options.image_size or 16 * model.image_tokenizer.factor
     report.notes.append(f"seed {options.seed}: the same seed makes the same folder")
     return _Target(
@@ -333,7 +333,7 @@ def _as_published(target: _Target, opened: Opened, folder: Path, options: Option
 def _write(target: _Target, opened: Opened, folder: Path, options: Options, progress: Progress | None) -> None:
     """Everything, into the unfinished folder."""
     main = ShardWriter(folder, limit=options.shard_bytes)
-    vq = ShardWriter(folder / "vqvae", VQ_BASE, limit=sys.maxsize)  # one file, whatever its size: so diffusers reads it
+    vq = ShardWriter(folder / "vqvae", beside.VQ_BASE, limit=sys.maxsize)  # one file, whatever its size: so diffusers reads it
     writers = {piece.name: main for piece in target.pieces}
     own_vq = [replace(piece, name=f"vqvae/{piece.name}") for piece in target.image_tokenizer]
     writers |= {piece.name: vq for piece in own_vq}

@@ -302,6 +302,27 @@ def compare(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int
     return "; ".join(f"{len(names)} {what}, first {names[0]}{detail}" for what, names, detail in kinds if names)
 
 
+def match(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: Path, by: str) -> None:
+    """See that the tensors of a folder are those of a model.
+
+    Args:
+        given: name -> shape, of the folder.
+        wanted: the same of the model.
+        where: the folder.
+        by: what says how the model is built.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    differences = compare(given, wanted)
+    if differences:
+        raise CheckpointError(
+            f"the tensors are not those that {by} tells: {differences}",
+            where=str(where),
+            fix="download the folder again; --ignore PATTERN leaves out unexpected ones",
+        )
+
+
 def _entries(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     """What the header of a safetensors file says of each tensor and of itself, and where the tensors' bytes begin.
 

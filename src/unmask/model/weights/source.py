@@ -1,7 +1,7 @@
 """Opening what is to be converted: found out what it is, every tensor under our name, nothing read but headers."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,26 @@ from torch import Tensor
 
 from unmask.errors import CheckpointError, ConfigError
 from unmask.model import lora
-from unmask.model.config import BESIDE, ImageTokenizerConfig, LoraConfig, ModelConfig, PictureConfig
-from unmask.model.image_tokenizer import ImageTokenizer
+from unmask.model.config import ImageTokenizerConfig, LoraConfig, ModelConfig, PictureConfig
 from unmask.model.unified import UnifiedModel
 from unmask.model.weights import config_json, lavida, llada, native
+from unmask.model.weights.beside import (
+    VQ_BASE,
+    find_tokenizer,
+    has_tokenizer,
+    match_image_tokenizer,
+    open_image_tokenizer,
+    vq_folder_of,
+)
 from unmask.model.weights.config_json import Kind
 from unmask.model.weights.lavida_o import IGNORED, VQ_PREFIX, our_names
 from unmask.model.weights.pieces import Make
 from unmask.model.weights.report import LeftOut
-from unmask.model.weights.shards import Stored, compare, read_one, scan
+from unmask.model.weights.shards import Stored, match, read_one, scan
 from unmask.storage import hub, sealed
 
-VQ_BASE = "diffusion_pytorch_model"
 FILES = ("*.safetensors", "*.json", "*.jinja", "vqvae/*.json", "vqvae/*.safetensors")
-VQ_FILES = ("config.json", f"{VQ_BASE}*.safetensors", "vqvae/*.json", "vqvae/*.safetensors")
-"""What to download of a repository: of a checkpoint, and of an image tokenizer, which may be a small folder of a large checkpoint."""
+"""What to download of a checkpoint's repository."""
 PUBLISHED = "published.json"
 """The `config.json` that imported weights came with; exporting gives it back."""
 NAMES = {"lavida-o": "LaViDa-O", "lavida": "LaViDa", "llada": "LLaDA"}
@@ -117,7 +122,7 @@ def _open_own(folder: Path, reference: str, hints: Hints) -> Opened:
     whole = model_shapes(config)
     kind = kind_of_names(weights)
     expected = {name: shape for name, shape in whole.items() if kind_holds(kind, name)}
-    _match({name: each.shape for name, each in weights.items()}, expected, folder, "its model.yaml")
+    match({name: each.shape for name, each in weights.items()}, expected, folder, "its model.yaml")
     vq: dict[str, Stored] = {}
     if kind == "lavida-o" and config.image_tokenizer.weights is not None:
         file = hub.locate(
@@ -184,11 +189,6 @@ def _merge(before: Make | None, pair: tuple[Stored, Stored], config: LoraConfig)
     return make
 
 
-def has_tokenizer(config: ModelConfig, folder: Path) -> bool:
-    """Whether a checkpoint names a tokenizer elsewhere, or holds its own."""
-    return Path(config.tokenizer) != folder or (folder / "tokenizer.json").is_file()
-
-
 def _open_published(folder: Path, name: str, hints: Hints) -> Opened:
     """A published checkpoint, strictly."""
     stored = scan(folder)
@@ -206,7 +206,7 @@ def _open_published(folder: Path, name: str, hints: Hints) -> Opened:
         lacking = {ours for theirs, ours in our_names(shapes).items() if theirs not in rest and ours in lavida.OPTIONAL}
         shapes = {ours: shape for ours, shape in shapes.items() if ours not in lacking}
     names = our_names(shapes)
-    _match(
+    match(
         {name: each.shape for name, each in rest.items()},
         {theirs: shapes[ours] for theirs, ours in names.items()},
         folder,
@@ -280,65 +280,6 @@ def siglip_names(published: Mapping[str, Stored]) -> dict[str, Stored]:
     return {f"vision.siglip.{name.removeprefix(prefix)}": each for name, each in published.items() if name.startswith(prefix)}
 
 
-def vq_folder_of(reference: str, where: str) -> Path:
-    """The folder of a `VQModel`: the one named, or its `vqvae`.
-
-    Raises:
-        ConfigError: neither has a config.json and weights.
-    """
-    folder = hub.folder(reference, *VQ_FILES, where=where)
-    for each in (folder / "vqvae", folder):
-        if (each / "config.json").is_file() and list(each.glob(f"{VQ_BASE}*.safetensors")):
-            return each
-    raise ConfigError(
-        f"'{reference}' holds no config.json with {VQ_BASE}.safetensors",
-        where=where,
-        fix="give the folder of a diffusers VQModel",
-    )
-
-
-def open_image_tokenizer(folder: Path, config: ModelConfig) -> dict[str, Stored]:
-    """The image tokenizer's tensors, checked against our sizes.
-
-    Raises:
-        CheckpointError: they differ.
-    """
-    found = scan(folder, VQ_BASE)
-    match_image_tokenizer(found, config, folder)
-    return found
-
-
-def match_image_tokenizer(found: Mapping[str, Stored], config: ModelConfig, where: Path) -> None:
-    """Compare an image tokenizer with its sizes.
-
-    Raises:
-        CheckpointError: they differ.
-    """
-    with torch.device("meta"):
-        vq = ImageTokenizer(config.image_tokenizer).vq
-    wanted = {name: tuple(value.shape) for name, value in vq.state_dict().items()}
-    _match({name: each.shape for name, each in found.items()}, wanted, where, "its config.json")
-
-
-def find_tokenizer(folder: Path, given: str | None) -> Path | None:
-    """The folder of the tokenizer: the one given ("none" for none), or the checkpoint's own.
-
-    Raises:
-        ConfigError: there is no `tokenizer.json`.
-    """
-    if given == "none":
-        return None
-    if given is not None:
-        return hub.locate(given, "tokenizer.json", where="--tokenizer").parent
-    if not (folder / "tokenizer.json").is_file():
-        raise ConfigError(
-            "there is no tokenizer.json",
-            where=str(folder),
-            fix="give --tokenizer FOLDER, or --tokenizer none for a folder that neither trains nor draws",
-        )
-    return folder
-
-
 def model_shapes(config: ModelConfig) -> Shapes:
     """Our names and shapes of a whole model, without its image tokenizer."""
     with torch.device("meta"):
@@ -383,22 +324,6 @@ def _agreed_kind(config: Mapping[str, Any], stored: Mapping[str, Stored], where:
             fix=f"download config and shards from one place, or say which is right with --kind {said} or --kind {named}",
         )
     return said
-
-
-def _match(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: Path, by: str) -> None:
-    differences = compare(given, wanted)
-    if differences:
-        raise CheckpointError(
-            f"the tensors are not those that {by} tells: {differences}",
-            where=str(where),
-            fix="download the folder again; --ignore PATTERN leaves out unexpected ones",
-        )
-
-
-def without_links(config: ModelConfig) -> ModelConfig:
-    """The configuration of a folder that holds its own tokenizers."""
-    weights = None if config.image_tokenizer.weights is None else f"{BESIDE}vqvae"
-    return replace(config, tokenizer=BESIDE, image_tokenizer=replace(config.image_tokenizer, weights=weights))
 
 
 def sealed_here(folder: Path) -> bool:

@@ -11,8 +11,11 @@ from unmask.config import to_yaml
 from unmask.diffusion.guidance import edit_weights, published_edit_scales, published_edit_weights
 from unmask.errors import ConfigError
 from unmask.infer.decoding import DrawingConfig
+from unmask.infer.editing import EditConfig
 from unmask.infer.pipelines import load
+from unmask.infer.pointing import GroundingConfig
 from unmask.infer.presets import BUILTIN, DECODE, Preset, Presets, as_file, change, of_published, read, read_file
+from unmask.infer.text import TextConfig
 from unmask.model.config import PictureConfig
 from unmask.train.config import load_stage
 from unmask.train.engine import train
@@ -64,9 +67,9 @@ def test_a_run_saves_what_its_stage_says_and_load_reads_it(tmp_path: Path) -> No
     train(load_stage(stage, ["steps=1", f"decode={own}"]), Console(quiet=True))
     model = load(tmp_path / "run")
     assert set(model.presets.presets) == {*BUILTIN.presets, "quick"}
-    assert model.presets.default.about == "found by hand" and model.presets.editing().mode == 1
-    assert model.presets.grounding().steps == 4
-    assert model.presets.drawing("quick") == DrawingConfig(steps=2)
+    assert model.presets.default.about == "found by hand" and model.presets.of(EditConfig).mode == 1
+    assert model.presets.of(GroundingConfig).steps == 4
+    assert model.presets.of(DrawingConfig, "quick") == DrawingConfig(steps=2)
     made = model.generate("a red circle")[0]
     assert made.record["settings"]["steps"] == 3 and made.record["settings"]["order"] == "halton"
     assert made.record["checkpoint"]["name"] == "run/step-00000001" and made.record["checkpoint"]["step"] == 1
@@ -76,17 +79,17 @@ def test_a_run_saves_what_its_stage_says_and_load_reads_it(tmp_path: Path) -> No
 
 def test_a_preset_may_be_silent_but_not_asked_in_vain() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'publishd-256'; did you mean 'published-256'"):
-        BUILTIN.drawing("publishd-256")
+        BUILTIN.of(DrawingConfig, "publishd-256")
     with pytest.raises(
         ConfigError, match="preset 'published-edit' is for edit, not for generate; take one of default, published-256, "
     ):
-        BUILTIN.drawing("published-edit")
+        BUILTIN.of(DrawingConfig, "published-edit")
     with pytest.raises(
         ConfigError, match="preset 'published-256' is for generate, not for edit; take one of default, published-edit"
     ):
-        BUILTIN.editing("published-256")
+        BUILTIN.of(EditConfig, "published-256")
     with pytest.raises(ConfigError, match="preset 'published-256' is for generate, not for text; take one of default"):
-        BUILTIN.text("published-256")
+        BUILTIN.of(TextConfig, "published-256")
     with pytest.raises(
         ValueError, match="presets: 'default' says nothing about edit, text, ground; it is what all others fall back on"
     ):
@@ -107,7 +110,7 @@ def test_changes_by_key() -> None:
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("presets: {fast: {generate: {steps: 4}}}\n")
-    assert read_file(path).drawing("fast").steps == 4 and read_file(path).default == BUILTIN.default
+    assert read_file(path).of(DrawingConfig, "fast").steps == 4 and read_file(path).default == BUILTIN.default
     path.write_text("presets: {fast: {generate: {stps: 4}}}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml:1: unknown key 'presets.fast.generate.stps'; did you mean 'steps'"):
         read_file(path)

@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from unmask.cli import pictures
+from unmask.cli import model_options
 
 if TYPE_CHECKING:
     from unmask.infer.measuring import Measured, Shown
@@ -43,7 +43,7 @@ PROMPTS = ("a red circle left of a blue square", "a green triangle above a yello
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Checkpoint, settings to compare, where to write."""
-    pictures.add_model(parser)
+    model_options.add_model(parser)
     parser.add_argument("--prompt", action="append", dest="prompts", help="what to draw; again for more (default: two scenes)")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of steps (default: the preset's, its half and its quarter)")
     parser.add_argument(
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("bench-decode"), help="folder for the page and the preset (default bench-decode)"
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    pictures.add_settings(parser, ())
+    model_options.add_settings(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -70,19 +70,24 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}, and must be 1 or more")
-    model = pictures.load(options)
+    model = model_options.load(options)
     from unmask.infer import measuring, presets  # noqa: PLC0415  (`--help` stays quick)
+    from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
+    from unmask.infer.text import TextConfig  # noqa: PLC0415
 
-    base, _ = pictures.settings(model.presets.drawing(options.preset), options, ())
+    base, _ = model_options.settings(model.presets.of(DrawingConfig, options.preset), options)
     steps = options.steps or [base.steps, base.steps // 2 or 1, base.steps // 4 or 1]
-    drawn, texts = measuring.drawing_trials(model, base, steps, options.prompt_cache), measuring.text_trials(model.presets.text())
+    drawn, texts = (
+        measuring.drawing_trials(model, base, steps, options.prompt_cache),
+        measuring.text_trials(model.presets.of(TextConfig)),
+    )
     given = options.prompts or list(PROMPTS)
     prompts = [given[number % len(given)] for number in range(options.batch_size)]
     times: dict[str, Any] = {"device": model.device, "repeat": options.repeat}
-    with pictures.counting("ways to draw", len(drawn)) as progress:
+    with model_options.counting("ways to draw", len(drawn)) as progress:
         pictured = measuring.measure(measuring.drawing(model, prompts), drawn, progress=progress, **times)
     image = pictured[0].output.shown[0]
-    with pictures.counting("ways to answer", len(texts)) as progress:
+    with model_options.counting("ways to answer", len(texts)) as progress:
         ask = measuring.answering(model, [options.question] * len(prompts), image if isinstance(image, Image.Image) else None)
         written = measuring.measure(ask, texts, progress=progress, **times)
     best, quickest = measuring.suggest(pictured, options.least_equal), measuring.suggest(written, options.least_equal)

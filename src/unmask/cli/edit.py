@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from unmask.cli import pictures, requests
+from unmask.cli import model_options, pictures, requests
+from unmask.cli.model_options import Takes
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,17 +34,14 @@ if TYPE_CHECKING:
     from unmask.infer.requests import Request, Work
 
 FLAGS = (
-    ("steps", int, "forward passes: more draw better, up to the number of codes"),
     ("guidance_text", float, "how closely the instruction is followed"),
     ("guidance_image", float, "how much of the picture is kept"),
-    ("temperature", float, "of each code's draw; 0 takes the likeliest"),
-    ("seed", int, "another seed, another picture"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Checkpoint, pictures, instructions, and how to unmask."""
-    pictures.add_model(parser)
+    pictures.add_arguments(parser, Takes("instruction, image and mask", FLAGS, 8))
     parser.set_defaults(more="instructions")
     parser.add_argument("instructions", nargs="*", metavar="instruction", help="what to change, in quotes")
     parser.add_argument(
@@ -53,14 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask", metavar="FILE", help="a picture of the same size: white where it may change, black where it stays"
     )
     parser.add_argument("--again", type=Path, metavar="PNG", help="make a picture again from the settings that it holds")
-    requests.add_arguments(parser, "instruction, image and mask")
-    pictures.add_settings(parser, FLAGS)
-    pictures.add_output(parser, 8)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Edit and write."""
-    pictures.check_source(options, "instruction", options.instructions, [name for name, *_ in FLAGS])
+    pictures.check_source(options, "instruction", options.instructions)
     if options.requests is not None:
         job = requests.Job(
             "pictures", ("instruction", "image"), options.out / pictures.RESULTS, lambda model: _prepare(model, options)
@@ -69,7 +64,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         return
     if not options.image and options.again is None:
         raise ConfigError("there is no picture to change", fix="give --image FILE")
-    model = pictures.load(options)
+    model = model_options.load(options)
     how, instructions, images, mask = _how(model, options), options.instructions, options.image, options.mask
     if options.again is not None:
         from unmask.infer.editing import EditConfig  # noqa: PLC0415
@@ -90,8 +85,9 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def _how(model: "LoadedModel", options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `LoadedModel.edit` that say how, by the command line."""
     from unmask.infer import drawing  # noqa: PLC0415  (`--help` stays quick)
+    from unmask.infer.editing import EditConfig  # noqa: PLC0415
 
-    config, named = pictures.settings(model.presets.editing(options.preset), options, [name for name, *_ in FLAGS])
+    config, named = model_options.settings(model.presets.of(EditConfig, options.preset), options)
     return {"config": config if "order" in named else drawing.fitting(config, drawing.grid_of(model, None))}
 
 

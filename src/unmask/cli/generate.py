@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from unmask.cli import pictures, requests
+from unmask.cli import model_options, pictures, requests
+from unmask.cli.model_options import Takes
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,17 +38,14 @@ if TYPE_CHECKING:
     from unmask.infer.requests import Request, Work
 
 FLAGS = (
-    ("steps", int, "forward passes: more draw better, up to the number of codes"),
     ("guidance", float, "1 is the plain model, more follows the prompt closer"),
-    ("temperature", float, "of each code's draw; 0 takes the likeliest"),
     ("order", str, "which codes come first; other than square pictures take halton or confidence"),
-    ("seed", int, "another seed, another picture"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Checkpoint, prompts, and how to unmask."""
-    pictures.add_model(parser)
+    pictures.add_arguments(parser, Takes("prompt", FLAGS))
     parser.set_defaults(more="prompts")
     parser.add_argument("prompts", nargs="*", metavar="prompt", help="captions, in quotes")
     parser.add_argument("--size", metavar="SIDE|WxH", help="pixels (default: what the model was trained to draw)")
@@ -60,21 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", type=Path, metavar="PAGE", help="with --reflect: write a page with every try, its plan and its verdict"
     )
-    requests.add_arguments(parser, "prompt")
-    pictures.add_settings(parser, FLAGS)
-    pictures.add_output(parser, 16)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Draw and write."""
-    pictures.check_source(options, "prompt", options.prompts, [name for name, *_ in FLAGS])
+    pictures.check_source(options, "prompt", options.prompts)
     if options.explain is not None and not options.reflect:
         raise ConfigError("--explain shows what --reflect does", fix="give --reflect N too")
     if options.requests is not None:
         job = requests.Job("pictures", ("prompt",), options.out / pictures.RESULTS, lambda model: _prepare(model, options))
         requests.run(options, console, job)
         return
-    model = pictures.load(options)
+    model = model_options.load(options)
     how, prompts = _how(model, options, console), options.prompts
     if options.again is not None:
         record = pictures.recorded(options.again, "generate", model, options, console)
@@ -93,9 +88,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def _how(model: "LoadedModel", options: argparse.Namespace, console: Console | None = None) -> dict[str, Any]:
     """The arguments of `LoadedModel.generate` that say how, by the command line."""
     from unmask.infer import drawing  # noqa: PLC0415  (`--help` stays quick)
+    from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
 
     size, score = pictures.read_size(options.size), options.score
-    config, named = pictures.settings(model.presets.drawing(options.preset), options, [name for name, *_ in FLAGS])
+    config, named = model_options.settings(model.presets.of(DrawingConfig, options.preset), options)
     if "order" not in named:
         chosen = drawing.fitting(config, drawing.grid_of(model, size))
         if chosen != config and console is not None:

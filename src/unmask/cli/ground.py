@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unmask.cli import pictures, requests
+from unmask.cli import model_options, requests
+from unmask.cli.model_options import Takes
 from unmask.errors import ConfigError, UnmaskError
 
 if TYPE_CHECKING:
@@ -45,12 +46,10 @@ FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Checkpoint, pictures and phrases, and how to find them."""
-    pictures.add_model(parser)
+    group = requests.add_arguments(parser, Takes("image and phrases", FLAGS))
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a path or address; may be given again")
     parser.add_argument("--phrase", action="append", default=[], metavar="TEXT", help="what to find in each picture, in quotes")
-    requests.add_arguments(parser, "image and phrases")
-    pictures.add_settings(parser, FLAGS)
-    requests.add_output(parser).add_argument(
+    group.add_argument(
         "--boxes-out", type=Path, metavar="FILE", help="the pictures with their boxes: a .png of one, an .html page of any number"
     )
 
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         requests.run(options, console, job)
         return
     _check(options)
-    model = pictures.load(options)
+    model = model_options.load(options)
     from unmask.infer.inputs import open_pictures  # noqa: PLC0415  (`--help` stays quick)
 
     config = _config(model, options)
@@ -103,7 +102,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(model: "LoadedModel", options: argparse.Namespace) -> "GroundingConfig":
-    return pictures.settings(model.presets.grounding(options.preset), options, [name for name, *_ in FLAGS])[0]
+    from unmask.infer.pointing import GroundingConfig  # noqa: PLC0415  (`--help` stays quick)
+
+    return model_options.settings(model.presets.of(GroundingConfig, options.preset), options)[0]
 
 
 def _settings(model: "LoadedModel", config: "GroundingConfig") -> Mapping[str, Any]:

@@ -1,18 +1,18 @@
-"""What `generate` and `edit` share: settings from presets and flags, a progress bar, pictures and records out."""
+"""What `generate` and `edit` share: a progress bar, pictures and records out."""
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
 
-from unmask.cli.progress import progress_bar
+from unmask.cli import model_options
+from unmask.cli.model_options import Takes
 from unmask.config import dump
 from unmask.errors import ConfigError, did_you_mean
 
@@ -22,60 +22,30 @@ if TYPE_CHECKING:
     from unmask.infer.pipelines import LoadedModel
     from unmask.infer.requests import Request, Work
 
-T = TypeVar("T")
 FRAMES = 8
+FLAGS = (
+    ("steps", int, "forward passes: more draw better, up to the number of codes"),
+    ("temperature", float, "of each code's draw; 0 takes the likeliest"),
+    ("seed", int, "another seed, another picture"),
+)
+"""Settings of every picture that have a flag."""
 RESULTS = "results.jsonl"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which weights, where."""
-    parser.add_argument("checkpoint", help="a run's folder, one of its checkpoints, a converted folder, or owner/name on the hub")
-    parser.add_argument("--device", help="where to compute: cuda, cuda:1, cpu (default: the first GPU, else the CPU)")
-    parser.add_argument(
-        "--dtype", choices=("bf16", "fp16", "fp32"), help="number type of the weights (default: bf16 on a GPU, else fp32)"
-    )
-    parser.add_argument("--ema", action="store_true", help="use the running means of the weights (`ema` in the stage file)")
-
-
-def add_settings(parser: argparse.ArgumentParser, flags: Sequence[tuple[str, type, str]]) -> None:
-    """Presets, and flags that go over them.
-
-    Args:
-        parser: of the command.
-        flags: settings with a flag of their own: name, type, help.
-    """
-    group = parser.add_argument_group("settings", "from the checkpoint's preset, then --set, then the flags")
-    group.add_argument("--preset", metavar="NAME", help="named settings of the checkpoint (default: default)")
-    group.add_argument("--presets", type=Path, metavar="FILE", help="presets of your own, before the checkpoint's")
-    group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="any other setting, e.g. shift=5"
-    )
-    for name, kind, text in flags:
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
-
-
-def add_output(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """Where pictures go."""
-    group = parser.add_argument_group("output")
+def add_arguments(parser: argparse.ArgumentParser, takes: Takes) -> None:
+    """What all model commands take, and where pictures go."""
+    group = model_options.add_arguments(parser, replace(takes, flags=(*FLAGS, *takes.flags)))
     group.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the PNG files (default pictures)")
     group.add_argument("--filmstrip", action="store_true", help=f"also write a strip of {FRAMES} stages of each picture")
-    group.add_argument("--json", action="store_true", help="print what was made, with all settings, as JSON")
-    group.add_argument(
-        "--batch-size",
-        type=int,
-        default=batch_size,
-        help=f"pictures at a time (default {batch_size}); lower it if memory is short",
-    )
 
 
-def check_source(options: argparse.Namespace, what: str, words: Sequence[str], flags: Sequence[str]) -> None:
+def check_source(options: argparse.Namespace, what: str, words: Sequence[str]) -> None:
     """See that there is one source of what to do, words, `--again` or `--requests`, and of settings.
 
     Args:
         options: of the command.
         what: the words are.
         words: that were given.
-        flags: settings that have a flag.
 
     Raises:
         ConfigError: there is none, or more than one.
@@ -90,22 +60,10 @@ def check_source(options: argparse.Namespace, what: str, words: Sequence[str], f
         raise ConfigError(f"there are {' and '.join(found)}", fix="give one of them")
     if options.again is None:
         return
-    over = [name for name in ("preset", *flags) if getattr(options, name) is not None] + ["set"] * bool(options.changes)
+    over = [name for name in ("preset", *options.flags) if getattr(options, name) is not None] + ["set"] * bool(options.changes)
     if over:
         name = over[0].replace("_", "-")
         raise ConfigError(f"--again takes the settings of the picture, not --{name}", fix="leave one of them out")
-
-
-def load(options: argparse.Namespace) -> "LoadedModel":
-    """The model, with presets of one's own before its own."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from unmask.infer import pipelines  # noqa: PLC0415  (`--help` stays quick)
-    from unmask.infer.presets import read_file  # noqa: PLC0415
-
-    own = None if options.presets is None else read_file(options.presets)
-    model = pipelines.load(options.checkpoint, options.device, options.dtype, ema=options.ema)
-    return model if own is None else replace(model, presets=own.over(model.presets))
 
 
 def amounts(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,19 +96,6 @@ def drawing_rows(
     return {**plain, **model.record()}, work
 
 
-def settings(config: T, options: argparse.Namespace, names: Sequence[str]) -> tuple[T, set[str]]:
-    """A preset's settings with those of the command line over them, and the names of those that it sets.
-
-    Raises:
-        ConfigError: a setting that does not exist, or does not take its value.
-    """
-    from unmask.infer.presets import change  # noqa: PLC0415
-
-    flags = [f"{name}={getattr(options, name)}" for name in names if getattr(options, name) is not None]
-    changes = [*options.changes, *flags]
-    return change(config, changes), {each.partition("=")[0].strip() for each in changes}
-
-
 def say(console: Console, options: argparse.Namespace, text: str) -> None:
     """A note to a person; behind `--json` it goes beside the output."""
     (Console(stderr=True, highlight=False) if options.json else console).print(text, soft_wrap=True)
@@ -169,17 +114,9 @@ def say_inexact(config: "UnmaskingConfig", options: argparse.Namespace, console:
 
 
 @contextmanager
-def counting(what: str, total: int) -> "Iterator[Callable[[float], None]]":
-    """A bar for a person to watch, beside the output: what to call with how much is done."""
-    with progress_bar(Console(stderr=True), TimeElapsedColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-@contextmanager
 def watched(total: int) -> "Iterator[dict[str, Any]]":
     """A bar that moves with every step of every picture: the arguments of `generate` and `edit` that move it."""
-    with counting("pictures", total) as show:
+    with model_options.counting("pictures", total) as show:
         done, ahead = 0, dict[int, float]()
 
         def on_picture(partial: "PartialPicture") -> None:

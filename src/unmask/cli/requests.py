@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 
-from unmask.cli import pictures
-from unmask.cli.data_file import CACHE
+from unmask.cli import model_options
+from unmask.cli.model_options import Takes
 from unmask.cli.progress import progress_bar
 from unmask.config import dump
 from unmask.errors import ConfigError, UnmaskError
@@ -41,29 +41,10 @@ class Job:
     prepare: "Callable[[LoadedModel], tuple[Mapping[str, Any], Work]]"
 
 
-def add_arguments(parser: argparse.ArgumentParser, columns: str) -> None:
-    """The file of requests.
-
-    Args:
-        parser: of the command.
-        columns: that it has, for people.
-    """
-    parser.add_argument(
-        "--requests",
-        metavar="FILE",
-        help=f"do the rows of a .jsonl, .csv or .parquet file, here or in storage, with columns {columns}",
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=CACHE, help="folder of tables built of such files (default ~/.cache/unmask)"
-    )
-
-
-def add_output(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
-    """Where results go."""
-    group = parser.add_argument_group("output")
+def add_arguments(parser: argparse.ArgumentParser, takes: Takes) -> "argparse._ArgumentGroup":
+    """What all model commands take, and the file of the results; the group of those that say where results go."""
+    group = model_options.add_arguments(parser, takes)
     group.add_argument("--out", type=Path, metavar="FILE", help="results of --requests, one JSON object a line")
-    group.add_argument("--json", action="store_true", help="print what was found, with all settings, as JSON")
-    group.add_argument("--batch-size", type=int, default=16, help="samples at a time (default 16); lower it if memory is short")
     return group
 
 
@@ -106,7 +87,7 @@ def run(options: argparse.Namespace, console: Console, job: Job) -> None:
         try:
             requests = RequestFile(options.requests, job.columns, options.cache)
             options.device = options.device or str(ranks.device)
-            settings, work = job.prepare(pictures.load(options))
+            settings, work = job.prepare(model_options.load(options))
             asked = Asked(requests, settings, job.out, options.batch_size)
         except UnmaskError as each:
             error = each

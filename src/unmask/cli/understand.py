@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from unmask.cli import pictures, requests
+from unmask.cli import model_options, requests
+from unmask.cli.model_options import Takes
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,14 +47,11 @@ FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Checkpoint, pictures and questions, and how to answer."""
-    pictures.add_model(parser)
+    requests.add_arguments(parser, Takes("question and image", FLAGS))
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="a path or address; several are looked at together"
     )
     parser.add_argument("--question", action="append", default=[], metavar="TEXT", help="what to ask, in quotes")
-    requests.add_arguments(parser, "question and image")
-    pictures.add_settings(parser, FLAGS)
-    requests.add_output(parser)
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         return
     if not options.question:
         raise ConfigError("there is no question", fix='ask something: --question "What is this?"')
-    model = pictures.load(options)
+    model = model_options.load(options)
     config = _config(model, options)
     with console.status("reading") as status:
         answers = model.understand(
@@ -89,11 +87,13 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def _config(model: "LoadedModel", options: argparse.Namespace) -> "TextConfig":
-    preset = model.presets.text(options.preset)
+    from unmask.infer.text import TextConfig  # noqa: PLC0415  (`--help` stays quick)
+
+    preset = model.presets.of(TextConfig, options.preset)
     own_blocks = options.block_length is not None or any(each.startswith("block_length=") for each in options.changes)
     if options.max_new_tokens is not None and not own_blocks:
         options.block_length = min(preset.block_length, options.max_new_tokens)
-    return pictures.settings(preset, options, [name for name, *_ in FLAGS])[0]
+    return model_options.settings(preset, options)[0]
 
 
 def _settings(model: "LoadedModel", config: "TextConfig") -> Mapping[str, Any]:

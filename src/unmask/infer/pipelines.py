@@ -81,7 +81,7 @@ class LoadedModel(ModelParts):
         plans = [None] * len(prompts) if isinstance(plan, bool) else plan
         captions = [drawing.Caption(*each) for each in zip(prompts, _numbers(numbers, len(prompts)), plans, strict=True)]
         if config is None:
-            config = drawing.fitting(self.presets.drawing(), drawing.grid_of(self, size))
+            config = drawing.fitting(self.presets.of(DrawingConfig), drawing.grid_of(self, size))
             score = self.presets.score() if score is None and self.picture.conditions else score
         watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
         wishes = Wishes(tries=reflect, plan=plan is True, score=score, size=size)
@@ -127,7 +127,7 @@ class LoadedModel(ModelParts):
         if isinstance(instructions, str):
             instructions, images = [instructions], [images]  # type: ignore[list-item]
         wanted = editing.wanted(images, instructions, mask, _numbers(numbers, len(instructions)))
-        config = config or drawing.fitting(self.presets.editing(), drawing.grid_of(self, None))
+        config = config or drawing.fitting(self.presets.of(EditConfig), drawing.grid_of(self, None))
         watching = Watching(batch_size=batch_size, filmstrip=filmstrip, progress=progress, on_picture=on_picture)
         return self._signed(editing.edit(self, wanted, config, watching=watching))
 
@@ -171,7 +171,7 @@ class LoadedModel(ModelParts):
             OutOfMemory: a batch does not fit.
         """
         asked = answering.questions_of(images, questions, numbers)
-        return answering.understand(self, asked, config or self.presets.text(), batch_size, on_text)
+        return answering.understand(self, asked, config or self.presets.of(TextConfig), batch_size, on_text)
 
     def log_likelihood(
         self,
@@ -260,7 +260,7 @@ class LoadedModel(ModelParts):
             OutOfMemory: a batch does not fit.
         """
         return pointing.ground(
-            self, pointing.searches_of(images, phrases, numbers), config or self.presets.grounding(), batch_size
+            self, pointing.searches_of(images, phrases, numbers), config or self.presets.of(GroundingConfig), batch_size
         )
 
 

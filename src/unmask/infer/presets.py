@@ -23,7 +23,8 @@ from unmask.model.weights.native import DECODE
 DEFAULT = "default"
 T = TypeVar("T")
 Task = Literal["generate", "edit", "text", "ground"]
-TASKS: tuple[Task, ...] = ("generate", "edit", "text", "ground")
+KINDS: Mapping[Task, type] = {"generate": DrawingConfig, "edit": EditConfig, "text": TextConfig, "ground": GroundingConfig}
+"""What a preset may say something about, and in which settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Presets:
 
     def __post_init__(self) -> None:
         default = self.presets.get(DEFAULT)
-        silent = [task for task in TASKS if default is None or getattr(default, task) is None]
+        silent = [task for task in KINDS if default is None or getattr(default, task) is None]
         if silent:
             raise FieldError(
                 "presets", f"'{DEFAULT}' says nothing about {', '.join(silent)}", fix="it is what all others fall back on"
@@ -70,45 +71,16 @@ class Presets:
         """What counts where nothing is asked for."""
         return self.presets[DEFAULT]
 
-    def drawing(self, name: str | None = None) -> DrawingConfig:
-        """How a preset draws.
+    def of(self, kind: type[T], name: str | None = None) -> T:
+        """A preset's settings of one kind, such as `DrawingConfig`.
 
         Raises:
-            ConfigError: there is no such preset, or it says nothing about it.
+            ConfigError: there is no such preset, or it says nothing about what these settings are for.
         """
-        config = self._find(name, "generate").generate
-        assert config is not None
-        return config
-
-    def editing(self, name: str | None = None) -> EditConfig:
-        """How a preset edits.
-
-        Raises:
-            ConfigError: there is no such preset, or it says nothing about it.
-        """
-        config = self._find(name, "edit").edit
-        assert config is not None
-        return config
-
-    def text(self, name: str | None = None) -> TextConfig:
-        """How a preset decodes text.
-
-        Raises:
-            ConfigError: there is no such preset, or it says nothing about it.
-        """
-        config = self._find(name, "text").text
-        assert config is not None
-        return config
-
-    def grounding(self, name: str | None = None) -> GroundingConfig:
-        """How a preset finds boxes.
-
-        Raises:
-            ConfigError: there is no such preset, or it says nothing about it.
-        """
-        config = self._find(name, "ground").ground
-        assert config is not None
-        return config
+        task = next(task for task, each in KINDS.items() if each is kind)
+        settings = getattr(self._find(name, task), task)
+        assert isinstance(settings, kind)
+        return settings
 
     def score(self, name: str | None = None) -> float | None:
         """The score that a preset asks for when it draws."""
@@ -124,7 +96,7 @@ class Presets:
             raise ConfigError(f"unknown preset '{name}'", fix=did_you_mean(str(name), self.presets))
         if getattr(preset, task) is None:
             others = [other for other, each in self.presets.items() if getattr(each, task) is not None]
-            said = [other for other in TASKS if getattr(preset, other) is not None]
+            said = [other for other in KINDS if getattr(preset, other) is not None]
             raise ConfigError(
                 f"preset '{name}' is for {' and '.join(said) or 'nothing'}, not for {task}",
                 fix=f"take one of {', '.join(others)}",

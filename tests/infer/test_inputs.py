@@ -23,7 +23,6 @@ from unmask.data.tokenize import Role
 from unmask.errors import ConfigError, ImageError, StorageError
 from unmask.infer import answering, pointing
 from unmask.infer.answering import questions_of
-from unmask.infer.conditions import Places
 from unmask.infer.inputs import PromptBuilder, check_room, open_pictures
 from unmask.infer.pointing import GroundingConfig, Search
 from unmask.randomness import keyed_generator
@@ -127,9 +126,7 @@ def test_features_and_references_stand_where_training_puts_them() -> None:
     pictures = {"a.png": decode(blobs[0], target=None), "b.png": decode(blobs[2], target=None)}
     prompt = PromptBuilder(parts).build(conversation.turns, pictures)
     mask_D = parts.model.text_embedding.weight[parts.chat.vocab.mask]
-    condition = Places.of_roles(prompt.roles_L).condition(
-        prompt.embeddings_LD, torch.zeros(len(prompt), dtype=torch.bool), mask_D, prompt.references_RPQ
-    )
+    condition = prompt.condition(prompt.places.nothing, mask_D)
     words_TD = parts.model.vision.place(parts.model.text_embedding(inputs.text_ids_T), inputs.sight)
     seen_T = inputs.text_ids_T != parts.chat.vocab.mask
     assert torch.allclose(condition.text_TD[seen_T], words_TD[seen_T], atol=1e-5)

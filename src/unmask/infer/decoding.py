@@ -246,16 +246,30 @@ class Painter:
 
     def _refined(self, prompts: Sequence[Guided], weights: Sequence[float], codes_BPQ: Tensor, number: int) -> Tensor:
         """The codes after one more round of refinement."""
-        config, again = self.config, list[Guided]()
+        config, start = self.config, list[Tensor]()
         count = math.ceil(config.refinement_share * self.count_free(prompts[0]))
         for prompt, codes_PQ in zip(prompts, codes_BPQ, strict=True):
             free = (self._start(prompt) == self.book.mask).nonzero()[:, 0].cpu().numpy()
             chosen = keyed_generator(config.seed, prompt.number, "refinement", number).permutation(free)[:count]
             start_C = codes_PQ.flatten().index_fill(0, torch.from_numpy(chosen).to(self.device), self.book.mask)
-            again.append(replace(prompt, start_PQ=start_C.view_as(codes_PQ)))
-        cold = config.temperature * 1e-5
-        once = replace(config, steps=1, schedule=None, temperature=cold, guidance_interval=(0.0, 1.0), refinement=0)
-        return Painter(self.model, self.grid, self.compress, once).draw(again, weights)
+            start.append(start_C.view_as(codes_PQ))
+        return self.draw_anew(prompts, weights, torch.stack(start))
+
+    def draw_anew(
+        self, prompts: Sequence[Guided], weights: Sequence[float], start_BPQ: Tensor, inspect: Inspect | None = None
+    ) -> Tensor:
+        """Codes [B, P, Q] after one step that draws all that is masked, at next to no temperature.
+
+        Args:
+            prompts: as of `draw`.
+            weights: the same.
+            start_BPQ: codes, in each picture as many of them masked.
+            inspect: sees everything.
+        """
+        cold = self.config.temperature * 1e-5
+        once = replace(self.config, steps=1, schedule=None, temperature=cold, guidance_interval=(0.0, 1.0), refinement=0)
+        again = [replace(prompt, start_PQ=start_PQ) for prompt, start_PQ in zip(prompts, start_BPQ, strict=True)]
+        return Painter(self.model, self.grid, self.compress, once).draw(again, weights, inspect=inspect)
 
     def count_free(self, prompt: Guided) -> int:
         """How many codes of a prompt are to be drawn."""

@@ -21,7 +21,6 @@ from unmask.data.preprocess.text_to_image import caption_turns
 from unmask.diffusion.unmasking import has_stratified_order
 from unmask.errors import ConfigError
 from unmask.infer import memory
-from unmask.infer.conditions import Places
 from unmask.infer.decoding import DrawingConfig, Guided, Painter, UnmaskingConfig
 from unmask.infer.inputs import ModelParts, PromptBuilder
 
@@ -219,9 +218,8 @@ def generate(
         prompt = builder.build(
             _turns(wanted), pictures, conditions=[facts], grid=grid, number=wanted.number, what=f"prompt {row + 1}"
         )
-        places, mask_D = Places.of_roles(prompt.roles_L), parts.mask_embedding
-        lacking = (places.nothing, places.prompt)[: len(guidance)]
-        sides_of = tuple(places.condition(prompt.embeddings_LD, each_L, mask_D) for each_L in lacking)
+        lacking = (prompt.places.nothing, prompt.places.prompt)[: len(guidance)]
+        sides_of = tuple(prompt.condition(each_L, parts.mask_embedding) for each_L in lacking)
         record = {
             "task": "generate",
             "prompt": wanted.text,

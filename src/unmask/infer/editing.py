@@ -20,7 +20,6 @@ from unmask.data.images import Decoded
 from unmask.data.preprocess.editing import edit_turns
 from unmask.diffusion.guidance import check_edit_mode, edit_weights
 from unmask.errors import ConfigError
-from unmask.infer.conditions import Places
 from unmask.infer.decoding import Guided, Painter, UnmaskingConfig
 from unmask.infer.drawing import Drawing, Job, Watching, draw
 from unmask.infer.inputs import ModelParts, Picture, PromptBuilder, open_pictures
@@ -130,11 +129,9 @@ def edit(parts: ModelParts, wanted: Sequence[Edit], config: EditConfig, *, watch
         turns = edit_turns(list(pictures), each.instruction, "")
         prompt = builder.build(turns, pictures, number=each.number, what=f"edit {row + 1}")
         assert prompt.references_RPQ is not None
-        places, mask_D = Places.of_roles(prompt.roles_L), parts.mask_embedding
+        places = prompt.places
         lacking = (places.nothing, places.second(config.mode), places.prompt)
-        conditions = tuple(
-            places.condition(prompt.embeddings_LD, lacking[side], mask_D, prompt.references_RPQ) for side, _ in kept
-        )
+        conditions = tuple(prompt.condition(lacking[side], parts.mask_embedding) for side, _ in kept)
         start_PQ = None
         if each.mask is not None:
             source_PQ = prompt.references_RPQ[0]

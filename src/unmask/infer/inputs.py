@@ -23,6 +23,8 @@ from unmask.data.images import Decoded
 from unmask.data.tiles import NEWLINE, TilingConfig
 from unmask.data.tokenize import ChatTokenizer, Role
 from unmask.errors import ConfigError, ImageError
+from unmask.infer.conditions import Places
+from unmask.infer.decoding import Condition
 from unmask.infer.text import TextPrompt
 from unmask.model.config import PictureConfig
 from unmask.model.image_tokenizer import ImageTokenizer
@@ -88,14 +90,27 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids_L)
 
-    def for_text(self, mask_D: Tensor) -> TextPrompt:
-        """For decoding text, by the text tower alone: references are dropped, as they are in a share of the training samples.
+    @property
+    def places(self) -> Places:
+        """The parts that a condition may lack."""
+        return Places.of_roles(self.roles_L)
+
+    def condition(self, lacking_L: Tensor, mask_D: Tensor) -> Condition:
+        """What the model sees of the sample without some of its positions.
 
         Args:
-            mask_D: embedding of the mask, which stands at what is dropped.
+            lacking_L: what is left out, by `places`.
+            mask_D: embedding of the mask, which stands at what is left out.
         """
-        dropped_L = torch.from_numpy(self.roles_L == Role.REFERENCE).to(mask_D.device)
-        return TextPrompt(torch.where(dropped_L[:, None], mask_D, self.embeddings_LD), self.number)
+        return self.places.condition(self.embeddings_LD, lacking_L, mask_D, self.references_RPQ)
+
+    def for_text(self, mask_D: Tensor) -> TextPrompt:
+        """For decoding text, by the text tower alone: the condition without references, which a share of the training samples is, too.
+
+        Args:
+            mask_D: embedding of the mask, which stands at what is left out.
+        """
+        return TextPrompt(self.condition(self.places.reference_L, mask_D).text_TD, self.number)
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Every step of a drawing beside what the case holds of it, and the rounds behind the last (model.md 6.3)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -148,7 +147,8 @@ def drawn_at(row: Condition) -> Tensor:
 def follow_refinement(follower: Follower, guided: Sequence[Guided], codes_BPQ: Tensor) -> Tensor:
     """The rounds that mask codes at random and draw them anew, at next to no temperature.
 
-    Which codes are masked is the case's: what it says of the round, or where its result differs from the last step's.
+    Which codes are masked is the case's, not the painter's own choice, as chance chose them: what it says of the round, or where its result
+    differs from the last step's.
     """
     case, steps = follower.case, len(follower.counts)
     mask = follower.painter.book.mask
@@ -182,11 +182,10 @@ def _anew(follower: Follower, guided: Sequence[Guided], start_BPQ: Tensor, name:
         if not (start_PQ == painter.book.mask).any():
             drawn.append(start_PQ)
             continue
-        single = Painter(painter.model, painter.grid, painter.compress, replace(painter.config, steps=1, schedule=None))
 
         def look(step: DrawingStep) -> None:
             if len(guided) == 1:
                 follower.compare(name, step, False)
 
-        drawn.append(single.draw([replace(each, start_PQ=start_PQ)], follower.settings.weights, inspect=look)[0])
+        drawn.append(painter.draw_anew([each], follower.settings.weights, start_PQ[None], look)[0])
     return torch.stack(drawn)

@@ -1,6 +1,6 @@
 """`unmask plan` against real runs: the memory that it counts, and the peak (VmHWM) of training processes, each fresh, on the CPU.
 
-  python -m benchmarks.plan FOLDER                 four runs, and the table of benchmarks/results/plan-*.md
+  python -m benchmarks.plan FOLDER                 seven runs, and the table of benchmarks/results/plan-*.md
   python -m benchmarks.plan FOLDER --only drawing
 
 Each run is `unmask train` for three steps in fp32 on one process: the optimizer is there from the second step on. What a process takes without
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = 3
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Has glibc give freed memory back, so that the peak is of what is in use and not of what is kept for later."""
@@ -44,6 +45,8 @@ class Case:
         model: sizes.
         settings: keys of the stage file that are its own.
         rows: of the data: captions of pictures to draw, or questions about pictures to read.
+        starts: whether it starts from a checkpoint.
+        bare: settings in place of these in the run that says what any process takes.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Case:
     settings: dict[str, Any]
     rows: str
     starts: bool = False
+    bare: dict[str, Any] = field(default_factory=dict)
 
 
 CASES = [
@@ -94,6 +98,41 @@ CASES = [
             "ema": {"decay": 0.999},
         },
         "draw",
+    ),
+    Case(
+        "complementary masks, drawing",
+        WIDE,
+        {
+            "image": {"size": 256, "compress": False},
+            "batch": {"global_size": 2, "per_device": 2},
+            "trainable": ["all"],
+            "corruption": {"complementary": True},
+        },
+        "draw",
+    ),
+    Case(
+        "complementary masks of large pictures, whose encoding takes most",
+        SMALL,
+        {
+            "image": {"size": 512, "compress": True},
+            "batch": {"global_size": 4, "per_device": 4},
+            "trainable": ["all"],
+            "corruption": {"complementary": True},
+        },
+        "draw",
+        bare={"image": {"size": 32, "compress": True}},
+    ),
+    Case(
+        "complementary answers, the eye learns",
+        {**WIDE, "vision": EYE},
+        {
+            "image": {"size": 64, "compress": False},
+            "batch": {"global_size": 4, "per_device": 2},
+            "trainable": ["text_tower", "vision"],
+            "corruption": {"complementary": True},
+        },
+        "read",
+        starts=True,
     ),
 ]
 
@@ -212,7 +251,7 @@ def measure(stage_file: Path) -> tuple[int, list[list[list[int]]]]:
     """The peak in bytes of a run in a process of its own, and what its micro-batches held."""
     command = [sys.executable, "-m", "benchmarks.plan", "--child", str(stage_file)]
     done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"}
+        command, check=True, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": "1"}
     )
     said = json.loads(done.stderr.strip().splitlines()[-1])
     return said["peak"], said["seen"]
@@ -228,7 +267,8 @@ def count(stage_file: Path, seen: list[list[list[int]]]) -> int:
     config = load_model_config(stage.model)
     machine = replace(Machine.of(stage), foreach=False)
     learns = what_a_stage_learns(stage, config)
-    return int(max(memory([Shape(*each) for each in shapes], stage, config, learns, machine).peak for shapes in seen))
+    held = [[copy for each in shapes for copy in Shape(*each).copies(stage.corruption.copies)] for shapes in seen]
+    return int(max(memory(shapes, stage, config, learns, machine).peak for shapes in held))
 
 
 @dataclass(frozen=True)
@@ -254,9 +294,9 @@ class Result:
 def compare(folder: Path, case: Case) -> Result:
     """Run a case, and the same without a model worth mentioning."""
     write_rows(folder / "rows")
-    place = folder / case.name.partition(",")[0].replace(" ", "-")
+    place = folder / case.name.replace(",", "").replace(" ", "-")
     small = {**SMALL, **({"vision": {**EYE, "width": 16, "num_layers": 1, "mlp_width": 16}} if "vision" in case.model else {})}
-    files = [write_case(place / "empty", Case(case.name, small, case.settings, case.rows, case.starts))]
+    files = [write_case(place / "empty", Case(case.name, small, {**case.settings, **case.bare}, case.rows, case.starts))]
     files.append(write_case(place / "real", case))
     peaks = []
     for file in files:

@@ -17,6 +17,7 @@ def say_everything() -> dict[str, Any]:
             "total": collectives.total(ranks, [ranks.rank + 1, 0.5]),
             "anywhere": collectives.anywhere(ranks, [ranks.rank == 1, False]),
             "gather": collectives.gather(ranks, f"rank {ranks.rank}"),
+            "to_first": collectives.to_first(ranks, f"rank {ranks.rank}"),
             "first": collectives.from_first(ranks, "mine" if ranks.is_first else None),
             "mesh": [lay_out(ranks).mesh_dim_names, lay_out(replace(ranks, local_world=1)).shape, lay_out(ranks, "all").shape],
         }
@@ -37,6 +38,7 @@ def say_everything() -> dict[str, Any]:
 
 def test_two_ranks() -> None:
     first, second = spawn(say_everything, 2, preload=PRELOAD)
+    assert first.pop("to_first") == ["rank 0", "rank 1"] and second.pop("to_first") is None
     assert first == second
     assert first["total"] == [3, 1] and first["anywhere"] == [True, False]
     assert first["gather"] == ["rank 0", "rank 1"] and first["first"] == "mine"
@@ -51,6 +53,7 @@ def test_two_ranks() -> None:
 def test_one_that_is_alone_answers_itself() -> None:
     assert collectives.total(ALONE, [1, 2]) == [1, 2] and collectives.anywhere(ALONE, [True]) == [True]
     assert collectives.gather(ALONE, "a") == ["a"] and collectives.from_first(ALONE, 3) == 3
+    assert collectives.to_first(ALONE, 3) == [3]
     collectives.agree(ALONE, {"data": 1})
     with pytest.raises(DataError, match="no rows"):
         collectives.raise_together(ALONE, DataError("no rows"))

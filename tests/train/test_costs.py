@@ -8,10 +8,21 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.plan import CASES, Case, compare
 from tests.runs import write_run
 from unmask.train import engine, unified_task
 from unmask.train.config import StageConfig, load_model_config, load_stage
-from unmask.train.costs import Machine, encode_flops, kept_bytes, memory, sample_flops, tower_flops, what_a_stage_learns
+from unmask.train.costs import (
+    Machine,
+    encode_flops,
+    kept_bytes,
+    memory,
+    sample_flops,
+    tile_bytes,
+    tile_flops,
+    tower_flops,
+    what_a_stage_learns,
+)
 from unmask.train.costs import _pieces as pieces
 from unmask.train.step import corrupt, losses
 from unmask.train.workload import Shape
@@ -70,6 +81,41 @@ def test_memory_is_divided_and_freezing_saves_it() -> None:
     without = memory(shapes, stage, config, learns, Machine(gpus=8, recompute=False))
     assert without.activations > 2 * one.activations
     assert kept_bytes(64, 64, 128, 2, 4, learns=False) < kept_bytes(64, 64, 128, 2, 4, learns=True)
+
+
+def test_complements_share_what_was_encoded_for_their_samples() -> None:
+    """Tiles and pictures are looked at once; the towers run twice; of two copies each target is masked in one."""
+    config = load_model_config("lavida-o-8b")
+    stage = load_stage(STAGES / "s3-unified.yaml")
+    learns = what_a_stage_learns(stage, config)
+    first, second = Shape(999, 64, 1, 1, 5).copies(2)
+    assert (first, second) == (Shape(999, 64, 1, 1, 5), Shape(999, 64, 1, 1, 0, is_complement=True))
+    assert config.vision is not None
+    encoder = 2 * encode_flops(config.image_tokenizer, stage.image.size)
+    eye = 3 * 5 * tile_flops(config.vision, config.text_width)
+    saved = sample_flops(first, stage, config, learns) - sample_flops(second, stage, config, learns)
+    assert saved == pytest.approx(encoder + eye)
+    one, pair, two = (
+        memory(each, stage, config, learns, Machine(gpus=8, recompute=False)) for each in ([first], [first, second], [first] * 2)
+    )
+    assert pair.encoding == one.encoding == two.encoding / 2
+    kept = [
+        [piece.saved for piece in pieces(each, stage, config, learns, Machine(gpus=8))]
+        for each in ([first], [first] * 2, [first, second])
+    ]
+    alone, doubled, complemented = kept
+    tiles = 5 * tile_bytes(config.vision, config.text_width, 2)
+    assert complemented[0] == pytest.approx(doubled[0] - tiles)
+    assert complemented[1:-1] == doubled[1:-1] and complemented[-1] == alone[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_counted_peak_is_the_measured_one(tmp_path: Path, case: Case) -> None:
+    """Of a real run in a process of its own, within 15 %: with what any process takes, and of the model's part alone."""
+    result = compare(tmp_path, case)
+    assert abs(result.error) < 0.15 and abs(result.bare_error) < 0.15, result
 
 
 @pytest.mark.parametrize("trainable", ["[all]", "[gen_tower, gen_io]"])

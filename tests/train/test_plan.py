@@ -6,7 +6,7 @@ import pytest
 
 from unmask.data.spec import load_mixture
 from unmask.train.config import load_model_config, load_stage, tiling
-from unmask.train.costs import Machine, what_a_stage_learns
+from unmask.train.costs import Machine, encode_flops, what_a_stage_learns
 from unmask.train.plan import Plan, in_gib, make_plan
 from unmask.train.workload import kinds
 
@@ -82,10 +82,13 @@ def test_running_means_and_chunks_of_the_loss_are_counted() -> None:
     assert large.memory.activations >= small.memory.activations
 
 
-def test_complementary_masks_double_the_work() -> None:
+def test_complementary_masks_double_the_work_of_the_towers() -> None:
+    """Pictures are encoded once, and each target is masked in one of the two copies."""
     once, twice = (plan("s2-256", Machine(gpus=8), f"corruption.complementary={given}") for given in ("false", "true"))
-    assert twice.flops == 2 * once.flops and twice.tokens == 2 * once.tokens
+    encoder = 1024 * encode_flops(load_model_config("lavida-o-8b").image_tokenizer, 256)
+    assert twice.flops == pytest.approx(2 * once.flops - encoder, rel=1e-9) and twice.tokens == 2 * once.tokens
     assert twice.memory.activations > once.memory.activations and twice.memory.parameters == once.memory.parameters
+    assert twice.memory.encoding == once.memory.encoding > 0
 
 
 def test_nothing_helps() -> None:

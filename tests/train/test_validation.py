@@ -3,27 +3,32 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from tests.data.preprocess.test_conversations import CASES
 from tests.helpers import png, write_data, write_rows
 from tests.models import VISION, micro_config, write_micro
-from tests.ranks import train_ranks
+from tests.ranks import PRELOAD, train_ranks
 from tests.runs import STAGE, losses
 from unmask.config import FieldError, to_yaml
 from unmask.data.boxes import Box
+from unmask.distributed.spawn import spawn
 from unmask.errors import ConfigError
+from unmask.infer.decoding import DrawingConfig
+from unmask.infer.pipelines import load
 from unmask.model.weights import native
 from unmask.train.config import load_stage
 from unmask.train.engine import train
-from unmask.train.validation import Outcome, Request, ValidateConfig, overlap, plain, request_of, score
+from unmask.train.validation import Given, Outcome, Request, ValidateConfig, Validation, overlap, plain, request_of, score
 
 BOX = "<LOC_BEGIN><LOC_100><LOC_200><LOC_600><LOC_900><LOC_END>"
 DATA = """\
@@ -137,15 +142,99 @@ def test_what_is_written(validated: Path) -> None:
     assert not list((validated / "validation").glob("*.part"))
 
 
-def test_ranks_validate_together(stage: Path, validated: Path, tmp_path: Path) -> None:
-    """Two that share the model: training does not notice either, and what the first one writes is what one process says."""
-    several = ("batch.per_device=2", "steps=3", "checkpoint.every=3")
-    train_ranks(2, stage, *several, f"out={tmp_path / 'plain'}")
-    train_ranks(2, stage, *asked(stage), *several, f"out={tmp_path / 'run'}")
+def train_and_note(stage: Path, overrides: Sequence[str]) -> list[list[int]]:
+    """The places of the requests that this rank asks, of each validation."""
+    noted, ask = list[list[int]](), Validation.ask
+
+    def spy(validation: Validation, *arguments: Any) -> dict[int, Given]:
+        given = ask(validation, *arguments)
+        noted.append(sorted(given))
+        return given
+
+    Validation.ask = spy  # type: ignore[method-assign]
+    train(load_stage(stage, overrides), Console(quiet=True))
+    return noted
+
+
+def outcomes_of(run: Path, step: int) -> str:
+    """Words and boxes of a validation, as they were written."""
+    return (run / "validation" / f"step-{step:08d}" / "outcomes.json").read_text()
+
+
+def drawn(run: Path, step: int) -> dict[str, np.ndarray]:
+    """The pictures of a validation."""
+    return {file.name: levels(Image.open(file)) for file in (run / "validation" / f"step-{step:08d}").glob("*.png")}
+
+
+def levels(image: Image.Image) -> np.ndarray:
+    with image:
+        return np.asarray(image).astype(int)
+
+
+def is_same_picture(one: np.ndarray, other: np.ndarray) -> bool:
+    """Of the same codes: how many pictures are decoded together may change a level by rounding."""
+    return one.shape == other.shape and np.abs(one - other).max() <= 1
+
+
+def same_pictures(one: Path, other: Path) -> bool:
+    """Whether the five pictures after step 2 are."""
+    ours, theirs = drawn(one, 2), drawn(other, 2)
+    assert len(ours) == 5 and ours.keys() == theirs.keys()
+    return all(is_same_picture(ours[name], theirs[name]) for name in ours)
+
+
+def same_weights(one: Path, other: Path, *, ema: bool = False) -> bool:
+    """Whether the last checkpoints of two runs hold the same, to the bit."""
+    ours, theirs = (load(run, ema=ema).model.state_dict() for run in (one, other))
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+MEANS = "ema={decay: 0.99, warmup: false}"
+
+
+@pytest.fixture(scope="module")
+def of_means(stage: Path) -> Path:
+    """Four steps with running means, which are asked."""
+    out = stage.parent / "means"
+    train(load_stage(stage, [f"out={out}", *asked(stage), MEANS]), Console(quiet=True))
+    return out
+
+
+def drawn_by(run: Path, *, ema: bool) -> np.ndarray:
+    """The prompt's picture, as a user of the last checkpoint gets it."""
+    (drawing,) = load(run, ema=ema).generate("a red circle", DrawingConfig(steps=2))
+    return levels(drawing.image)
+
+
+def test_running_means_are_asked(stage: Path, plain_run: Path, of_means: Path, tmp_path: Path) -> None:
+    """Or the weights, if so wished; neither weights nor means notice, to the bit."""
+    out = tmp_path / "run"
+    train(load_stage(stage, [f"out={out}", *asked(stage), MEANS, "validate.ema=false"]), Console(quiet=True))
+    assert losses(of_means) == losses(out) == losses(plain_run)
+    assert same_weights(of_means, plain_run) and same_weights(of_means, out, ema=True)
+    for run, ema in ((of_means, True), (out, False)):
+        seen = drawn(run, 4)["generate-000.png"]
+        assert is_same_picture(seen, drawn_by(run, ema=ema)) and not is_same_picture(seen, drawn_by(run, ema=not ema))
+        title = (run / "validation" / "step-00000004" / "index.html").read_text()
+        assert ("Validation after step 4, running means" in title) == ema
+
+
+@pytest.mark.parametrize(
+    ("world", "means"),
+    [(2, True), pytest.param(2, False, marks=pytest.mark.slow), pytest.param(4, False, marks=pytest.mark.slow)],
+)
+def test_ranks_divide_the_set(stage: Path, validated: Path, of_means: Path, tmp_path: Path, world: int, means: bool) -> None:
+    """Each asks its share of the nine requests; what is written is what one process says, and training does not notice, to the bit."""
+    several = ("batch.per_device=2", "steps=3", "checkpoint.every=3", *([MEANS] if means else []))
+    train_ranks(world, stage, *several, f"out={tmp_path / 'plain'}")
+    noted = spawn(train_and_note, world, stage, [*asked(stage), *several, f"out={tmp_path / 'run'}"], preload=PRELOAD)
+    assert noted == [[list(range(rank, 9, world))] * 2 for rank in range(world)]
     assert losses(tmp_path / "run") == losses(tmp_path / "plain") and len(losses(tmp_path / "run")) == 3
+    assert all(same_weights(tmp_path / "run", tmp_path / "plain", ema=ema) for ema in {False, means})
     assert [line["step"] for line in scores_of(tmp_path / "run")] == [2, 3]
-    step = Path("validation") / "step-00000002" / "outcomes.json"
-    assert (tmp_path / "run" / step).read_text() == (validated / step).read_text()
+    alone, other = (of_means, validated) if means else (validated, of_means)
+    assert outcomes_of(tmp_path / "run", 2) == outcomes_of(alone, 2) and scores_of(tmp_path / "run")[0] == scores_of(alone)[0]
+    assert same_pictures(tmp_path / "run", alone) and not same_pictures(tmp_path / "run", other)
 
 
 def test_a_run_goes_on_between_validations(stage: Path, validated: Path) -> None:

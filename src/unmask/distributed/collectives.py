@@ -44,6 +44,15 @@ def gather(ranks: Ranks, value: T) -> list[T]:
     return values
 
 
+def to_first(ranks: Ranks, value: T) -> list[T] | None:
+    """What every rank gives, in the order of ranks, to the first one alone; None to the others."""
+    if not ranks.are_many:
+        return [value]
+    values: list[Any] | None = [None] * ranks.world if ranks.is_first else None
+    dist.gather_object(value, values, dst=0, group=ranks.control)
+    return values
+
+
 def from_first(ranks: Ranks, value: T | None) -> T:
     """What the first rank gives; others give anything."""
     values: list[Any] = [value]

@@ -206,7 +206,7 @@ def sample_flops(
     per_target = 2 * width * (2 * width + config.image_tokenizer.num_codes) * (3 if learns_gen else 2)
     codes_work = shape.drawn * codes * masked[1] * per_target + shape.pictures * codes * 4 * width**2 * gen_times
     eye = shape.tiles * tile_flops(config.vision, config.text_width) if config.vision is not None else 0
-    vq = shape.pictures * encode_flops(config.image_tokenizer, stage.image.size)
+    vq = shape.encoded * encode_flops(config.image_tokenizer, stage.image.size)
     return text * text_times + gen_work * gen_times + attention + head + codes_work + eye * (3 if learns.vision[1] else 1) + vq
 
 
@@ -304,11 +304,11 @@ class Memory:
 
 
 def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, learns: Learns, machine: Machine) -> Memory:
-    """The peak of one rank whose micro-batch holds these samples.
+    """The peak of one rank whose micro-batch holds these samples, their complements among them where every sample comes twice.
 
     always     parameters 4 N / R + image tokenizer, moments 8 N_learning / R, running means 4 N_learning / R
     then the most of
-      encode   `encode_bytes` x pictures
+      encode   `encode_bytes` x pictures that are encoded: complements share codes
       forward and backward
                activations + gathered weights + gradients so far. From the last layer to the first, activations are freed and gradients
                appear; with accumulation all gradients (4 N_learning / R, or 4 N_learning if whole ones are kept) are there from the second
@@ -327,7 +327,7 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
     if stage.batch.global_size > machine.gpus * stage.batch.per_device:
         resident = 4.0 * learns.learning if machine.accumulate == "local" and machine.gathers else gradients
     passing = _sweep(_pieces(shapes, stage, config, learns, machine), resident)
-    encoding = encode_bytes(config.image_tokenizer, stage.image.size) * sum(shape.pictures for shape in shapes)
+    encoding = encode_bytes(config.image_tokenizer, stage.image.size) * sum(shape.encoded for shape in shapes)
     updating = gradients if machine.foreach else 2 * 4 * learns.largest / ranks
     peak = parameters + optimizer + means + max(encoding + (resident or 0.0), passing + gathered, gradients + updating)
     return Memory(parameters, gradients, optimizer, means, gathered, passing, encoding, updating, peak)
@@ -349,8 +349,9 @@ def _pieces(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, le
     inner, joint = config.num_heads * config.head_width, config.num_joint_layers
     codes, tokens = picture_tokens(stage, config)
     text, pictures = sum(shape.text for shape in shapes), sum(shape.pictures for shape in shapes)
-    gen, drawn_codes = pictures * tokens, sum(shape.drawn for shape in shapes) * codes
-    answers = sum(shape.answers for shape in shapes) if stage.text_loss else 0
+    targets = [shape for shape in shapes if not shape.is_complement]  # a sample and its complement mask each target once
+    gen, drawn_codes = pictures * tokens, sum(shape.drawn for shape in targets) * codes
+    answers = sum(shape.answers for shape in targets) if stage.text_loss else 0
     text_kept = kept_bytes(config.text_width, inner, config.text_mlp_width, config.num_heads, a, learns=learns.text[1] > 0)
     gen_kept = kept_bytes(config.gen_width, inner, config.gen_mlp_width, config.num_heads, a, learns=learns.gen[1] > 0)
     text_work, gen_work = (

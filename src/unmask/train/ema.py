@@ -1,6 +1,7 @@
 """Running means of what learns (EMA): fp32, sharded as the parameters are, saved and taken up with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,22 @@ class Ema:
         """After a step: move the means towards the weights; each rank moves its own part."""
         means, weights = _local(self.means), _local(self._learning)
         torch._foreach_lerp_(means, weights, 1.0 - self.config.keeps(step))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The model with its means in place of what learns; afterwards both are as before, to the bit. Takes one tensor's memory."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, weight in zip(_local(self.means), _local(self._learning), strict=True):
+            before = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(before)
 
     def read(self, folder: Path) -> str | None:
         """Take up the means of a checkpoint of the run, whatever number of ranks wrote it.

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,18 +178,20 @@ def save(run: Run, state: OrderState) -> None:
 def validate(run: Run, validation: Validation, reporter: Reporter, step: int) -> None:
     """Try what the model can do, and report it."""
     assert isinstance(run.task, UnifiedTask)
-    with run.task.in_use() as model:
-        scores = do_together(run.ranks, lambda: validation.run(model, step))
-    reporter.validated(step, scores)
+    means = run.ema.in_use() if validation.of_means and run.ema is not None else nullcontext()
+    with means, run.task.in_use() as model:
+        mine = do_together(run.ranks, lambda: validation.ask(model, run.ranks.rank, run.ranks.world))
+    given = collectives.to_first(run.ranks, mine)
+    reporter.validated(step, do_together(run.ranks, lambda: {} if given is None else validation.report(given, step)))
 
 
 def _validation(stage: RunConfig, task: Task, ranks: Ranks) -> Validation | None:
-    config = stage.validate if isinstance(stage, StageConfig) else None
-    if config is None:
+    if not isinstance(stage, StageConfig) or stage.validate is None:
         return None
+    config = stage.validate
     cache = stage.loader.cache.expanduser()
     requests = one_after_another(ranks, lambda: requests_of(config, task.encoding, cache, stage.seed))
-    return Validation(config, requests, stage.folder / "validation" if ranks.is_first else None)
+    return Validation(config, requests, stage.folder / "validation", of_means=config.ema and stage.ema is not None)
 
 
 def prepare(stage: RunConfig, console: Console, ranks: Ranks = ALONE) -> Run:

@@ -78,7 +78,7 @@ class Parallel:
     def whole(self) -> Iterator[None]:
         """Between two steps: every rank holds the whole model, in the type that it computes in, and may call any part of it.
 
-        All ranks have to run the same passes.
+        Nothing is gathered meanwhile, so each may run other passes than the others.
         """
         units = [module for module in self.model.modules() if isinstance(module, FSDPModule)] if self.ranks.are_many else []
         for unit in units:

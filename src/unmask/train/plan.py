@@ -62,11 +62,12 @@ def make_plan(stage: StageConfig, config: ModelConfig, learns: Learns, found: Se
 def _bare(stage: StageConfig, config: ModelConfig, learns: Learns, found: Sequence[Kind], machine: Machine) -> Plan:
     _, tokens = picture_tokens(stage, config)
     copies = stage.corruption.copies
-    together = stage.batch.per_device * copies
-    needs = {kind.shape: memory([kind.shape] * together, stage, config, learns, machine) for kind in found}
+    needs = {
+        kind.shape: memory(kind.shape.copies(copies) * stage.batch.per_device, stage, config, learns, machine) for kind in found
+    }
     longest = max(needs, key=lambda shape: needs[shape].peak)
-    flops = (
-        stage.batch.global_size * copies * mean((kind.share, sample_flops(kind.shape, stage, config, learns)) for kind in found)
+    flops = stage.batch.global_size * mean(
+        (kind.share, sum(sample_flops(each, stage, config, learns) for each in kind.shape.copies(copies))) for kind in found
     )
     total = (
         stage.batch.global_size * copies * mean((kind.share, kind.shape.text + kind.shape.pictures * tokens) for kind in found)

@@ -211,6 +211,7 @@ def _sampled(rows: Batch, masks: _Masks, is_gen_T: np.ndarray, codes_per_picture
             int(rows.pictures_S[number]),
             0 if noise.references_dropped else int(rows.references_S[number]),
             0 if noise.prompt_dropped or noise.is_complement else int(rows.tiles_S[number]),
+            noise.is_complement,
         )
         for number, noise in enumerate(masks.noises)
     )

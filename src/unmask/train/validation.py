@@ -1,12 +1,13 @@
 """What a model in training can do, every k steps, with the samplers that its users have: pictures drawn and edited, answers, boxes.
 
 A fixed set of captions and rows is asked again and again. Everything random in an answer is keyed by its number in that set, nothing is taken
-from a generator that training uses. On several ranks each gathers the whole model and asks all of the set; the first one writes.
+from a generator that training uses. Each of several ranks gathers the whole model and asks its share of the set; the first judges and writes.
 """
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from unmask.data.sample import SampleBuilder
 from unmask.data.spec import load_mixture
 from unmask.errors import ConfigError
 from unmask.infer.decoding import DrawingConfig
+from unmask.infer.drawing import Drawing
 from unmask.infer.editing import EditConfig
 from unmask.infer.output import write_drawings
 from unmask.infer.pipelines import LoadedModel
@@ -49,7 +51,8 @@ class ValidateConfig:
         data: a data YAML whose first rows are asked: each for what its conversation asks for.
         count: rows of each of its data sets.
         prompts: captions to draw besides.
-        batch_size: at a time.
+        batch_size: at a time, of each rank.
+        ema: whether the running means are asked in place of the weights, where the stage keeps some.
         generate, edit, text, ground: how; null: as the presets that are saved with the weights say, so that what is seen here is what a
             user of the checkpoint gets.
     """
@@ -59,6 +62,7 @@ class ValidateConfig:
     count: int = 8
     prompts: tuple[str, ...] = ()
     batch_size: int = 8
+    ema: bool = True
     generate: DrawingConfig | None = None
     edit: EditConfig | None = None
     text: TextConfig | None = None
@@ -125,76 +129,92 @@ class Outcome:
         return {**asked, **said, **known, "overlaps": self.overlaps, "right": self.right}
 
 
+Given = Drawing | str | tuple[Box, ...]
+"""What the model gave: a picture, words, boxes."""
+
+
 class Validation:
     """A fixed set of requests, ready to be asked.
 
     Args:
         config: how often, how many, how.
         requests: the set.
-        folder: gets `step-00000500/` and so on; None: nothing is written, because another rank does.
+        folder: gets `step-00000500/` and so on.
+        of_means: whether the running means are asked.
     """
 
-    def __init__(self, config: ValidateConfig, requests: Sequence[Request], folder: Path | None) -> None:
-        self.config, self.requests, self.folder = config, tuple(requests), folder
+    def __init__(self, config: ValidateConfig, requests: Sequence[Request], folder: Path, *, of_means: bool = False) -> None:
+        self.config, self.folder, self.of_means = config, folder, of_means
+        self.requests = tuple(sorted(requests, key=lambda each: ABILITIES.index(each.ability)))
+        counted: Counter[Ability] = Counter()
+        self._numbers = list[int]()
+        for each in self.requests:
+            self._numbers.append(counted[each.ability])
+            counted[each.ability] += max(1, len(each.boxes))
 
     def is_due(self, step: int, last: int) -> bool:
         """Whether there is a validation after a step."""
         return step % self.config.every == 0 or step == last
 
-    def run(self, model: LoadedModel, step: int) -> dict[str, float]:
-        """Ask everything; write what came. Returns the scores, by name."""
-        folder = None if self.folder is None else self.folder / f"step-{step:08d}"
-        part = None if folder is None else folder.with_name(f"{folder.name}.part")
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-        by_ability = {ability: [each for each in self.requests if each.ability == ability] for ability in ABILITIES}
-        outcomes = self._pictures(model, by_ability, part)
-        outcomes += self._answers(model, by_ability["understand"]) + self._boxes(model, by_ability["ground"])
+    def ask(self, model: LoadedModel, rank: int = 0, world: int = 1) -> dict[int, Given]:
+        """Ask every `world`-th request from `rank` on; what came, by the request's place. Answers do not depend on who else is asked."""
+        given: dict[int, Given] = {}
+        for ability, asked in self._ways().items():
+            places = [place for place in range(rank, len(self.requests), world) if self.requests[place].ability == ability]
+            if places:
+                numbers = [self._numbers[place] for place in places]
+                given.update(zip(places, asked(model, [self.requests[place] for place in places], numbers), strict=True))
+        return given
+
+    def report(self, parts: Sequence[Mapping[int, Given]], step: int) -> dict[str, float]:
+        """Judge what all ranks were given, and write it. Returns the scores, by name."""
+        given = {place: each for part in parts for place, each in part.items()}
+        folder = self.folder / f"step-{step:08d}"
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        outcomes = [self._outcome(place, given[place], part) for place in range(len(self.requests))]
         scores = score(outcomes)
-        if folder is not None and part is not None:
-            lines = json.dumps([each.record() for each in outcomes], indent=1, ensure_ascii=False)
-            (part / "outcomes.json").write_text(lines + "\n", encoding="utf-8")
-            (part / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-            write_validation_page(part, step, outcomes, scores)
-            shutil.rmtree(folder, ignore_errors=True)
-            part.replace(folder)
+        lines = json.dumps([each.record() for each in outcomes], indent=1, ensure_ascii=False)
+        (part / "outcomes.json").write_text(lines + "\n", encoding="utf-8")
+        (part / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+        write_validation_page(part, f"step {step}" + (", running means" if self.of_means else ""), outcomes, scores)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
         return scores
 
-    def _pictures(
-        self, model: LoadedModel, by_ability: Mapping[Ability, Sequence[Request]], folder: Path | None
-    ) -> list[Outcome]:
-        config, size = self.config, self.config.batch_size
-        drawn = model.generate([each.words for each in by_ability["generate"]], config.generate, batch_size=size)
-        edits = by_ability["edit"]
-        edited = model.edit([list(each.pictures) for each in edits], [each.words for each in edits], config.edit, batch_size=size)
-        pairs = [*zip(by_ability["generate"], drawn, strict=True), *zip(edits, edited, strict=True)]
-        names = [f"{request.ability}-{number:03d}" for number, (request, _) in enumerate(pairs)]
-        if folder is not None:
-            write_drawings([drawing for _, drawing in pairs], folder, names)
-        return [Outcome(request, file=f"{name}.png") for name, (request, _) in zip(names, pairs, strict=True)]
+    def _ways(self) -> "dict[Ability, Callable[[LoadedModel, Sequence[Request], Sequence[int]], Sequence[Given]]]":
+        return {"generate": self._drawn, "edit": self._edited, "understand": self._answered, "ground": self._found}
 
-    def _answers(self, model: LoadedModel, requests: Sequence[Request]) -> list[Outcome]:
-        pictures = [list(each.pictures) or None for each in requests]
-        words = [each.words for each in requests]
-        answers = model.understand(pictures, words, self.config.text, batch_size=self.config.batch_size)
-        return [
-            Outcome(request, each.text, right=plain(each.text) == plain(request.answer))
-            for request, each in zip(requests, answers, strict=True)
-        ]
+    def _drawn(self, model: LoadedModel, requests: Sequence[Request], numbers: Sequence[int]) -> Sequence[Given]:
+        words, config = [each.words for each in requests], self.config
+        return model.generate(words, config.generate, batch_size=config.batch_size, numbers=numbers)
 
-    def _boxes(self, model: LoadedModel, requests: Sequence[Request]) -> list[Outcome]:
-        if not requests:
-            return []
-        phrases = [each.words.split("\n") for each in requests]
-        images = [each.pictures[0] for each in requests]
-        found = model.ground(images, phrases, self.config.ground, batch_size=self.config.batch_size)
-        outcomes = []
-        for request, located in zip(requests, found, strict=True):
-            boxes = tuple(Box(each.places, each.phrase) for each in located)
-            overlaps = tuple(overlap(ours.corners, right.corners) for ours, right in zip(boxes, request.boxes, strict=True))
-            outcomes.append(Outcome(request, boxes=boxes, overlaps=overlaps))
-        return outcomes
+    def _edited(self, model: LoadedModel, requests: Sequence[Request], numbers: Sequence[int]) -> Sequence[Given]:
+        words, pictures, config = [each.words for each in requests], [list(each.pictures) for each in requests], self.config
+        return model.edit(pictures, words, config.edit, batch_size=config.batch_size, numbers=numbers)
+
+    def _answered(self, model: LoadedModel, requests: Sequence[Request], numbers: Sequence[int]) -> Sequence[Given]:
+        words, pictures = [each.words for each in requests], [list(each.pictures) or None for each in requests]
+        said = model.understand(pictures, words, self.config.text, batch_size=self.config.batch_size, numbers=numbers)
+        return [each.text for each in said]
+
+    def _found(self, model: LoadedModel, requests: Sequence[Request], numbers: Sequence[int]) -> Sequence[Given]:
+        phrases, pictures = [each.words.split("\n") for each in requests], [each.pictures[0] for each in requests]
+        found = model.ground(pictures, phrases, self.config.ground, batch_size=self.config.batch_size, numbers=numbers)
+        return [tuple(Box(each.places, each.phrase) for each in located) for located in found]
+
+    def _outcome(self, place: int, given: Given, folder: Path) -> Outcome:
+        """What is to be said of an answer; a picture goes into the folder."""
+        request = self.requests[place]
+        if isinstance(given, Drawing):
+            name = f"{request.ability}-{place:03d}"
+            write_drawings([given], folder, [name])
+            return Outcome(request, file=f"{name}.png")
+        if isinstance(given, str):
+            return Outcome(request, given, right=plain(given) == plain(request.answer))
+        overlaps = tuple(overlap(ours.corners, right.corners) for ours, right in zip(given, request.boxes, strict=True))
+        return Outcome(request, boxes=given, overlaps=overlaps)
 
 
 def score(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -22,12 +22,12 @@ td.good { color: var(--good); } td.bad { color: var(--bad); }
 """
 
 
-def write_validation_page(folder: Path, step: int, outcomes: "Sequence[Outcome]", scores: dict[str, float]) -> None:
+def write_validation_page(folder: Path, after: str, outcomes: "Sequence[Outcome]", scores: dict[str, float]) -> None:
     """Write `index.html`.
 
     Args:
         folder: of the validation, with its pictures.
-        step: after which it was.
+        after: which step, and of which weights.
         outcomes: what came.
         scores: by name.
     """
@@ -39,7 +39,7 @@ def write_validation_page(folder: Path, step: int, outcomes: "Sequence[Outcome]"
         _section("Found", outcomes, "ground", _found),
         _answers([each for each in outcomes if each.request.ability == "understand"]),
     ]
-    write_page(folder / "index.html", f"Validation after step {step}", sections, _STYLE)
+    write_page(folder / "index.html", f"Validation after {after}", sections, _STYLE)
 
 
 def _section(title: str, outcomes: "Sequence[Outcome]", ability: str, shown: "Callable[[Outcome], str]") -> str:

@@ -1,7 +1,7 @@
 """What the samples of a stage are like: tokens of each tower, pictures, tiles. Read from the data file and its functions; no row is opened."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unmask.data.conversation import Conversation
 from unmask.data.preprocess import Preprocess
@@ -23,6 +23,7 @@ class Shape:
         answers: text tokens that may be masked.
         drawn, references: pictures in the gen tower.
         tiles: squares that the vision tower reads.
+        is_complement: whether it is a sample's second copy, with the other half masked: what was encoded for the first serves it, too.
     """
 
     text: int
@@ -30,11 +31,21 @@ class Shape:
     drawn: int = 0
     references: int = 0
     tiles: int = 0
+    is_complement: bool = False
 
     @property
     def pictures(self) -> int:
         """Pictures in the gen tower."""
         return self.drawn + self.references
+
+    @property
+    def encoded(self) -> int:
+        """Pictures that the image tokenizer encodes for it."""
+        return 0 if self.is_complement else self.pictures
+
+    def copies(self, count: int) -> "tuple[Shape, ...]":
+        """What it becomes in a batch where every sample comes `count` times: itself, and complements that read no tiles of their own."""
+        return self, *[replace(self, tiles=0, is_complement=True)] * (count - 1)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -26,7 +28,7 @@ from unmask.prepare.report import Report, add, dumps
 from unmask.prepare.sets import CONVERTERS
 from unmask.prepare.unpack import unpack
 from unmask.prepare.work import Progress, Watch, WorkFolder, alone, read_json, stamps
-from unmask.prepare.writer import Part, join, write_text
+from unmask.prepare.writer import Part, Values, join, write_text
 
 FORMAT = 1
 MARKS = ".unpacked"
@@ -197,10 +199,17 @@ def convert_shard(
     """Convert one shard into a part file and its counts; the counts appear last."""
     converter = CONVERTERS.get(name)
     try:
-        report = _fill(converter, job, shard, Part(part, schema), tick)
+        report = _fill(converter, job, shard, _part(converter, job, part, schema), tick)
     except Retract as retract:
-        report = _fill(converter, job, shard, Part(part, schema), tick, retract)
+        report = _fill(converter, job, shard, _part(converter, job, part, schema), tick, retract)
     write_text(part.with_suffix(".json"), dumps(report.as_json()))
+
+
+def _part(converter: Converter, job: Job, path: Path, schema: pa.Schema) -> Part:
+    """A part file whose paths get the prefix of the conversion."""
+    prefix = job.prefix.rstrip("/")
+    put = partial(_with_prefix, prefix=prefix)
+    return Part(path, schema, dict.fromkeys(converter.paths, put) if prefix else {})
 
 
 def _fill(
@@ -213,7 +222,7 @@ def _fill(
     """
     leave_out = required_exclusion(job) if converter.coco else exclusion(job)
     report = Report()
-    prefix, all_allowed, first = job.prefix.rstrip("/"), leave_out.empty and retract is None, converter.paths[0]
+    all_allowed, first = leave_out.empty and retract is None, converter.paths[0]
     kept = 0
     with part as target:
         items = converter.convert(job, shard)
@@ -226,7 +235,7 @@ def _fill(
                     report.drop(*reason)
                 else:
                     kept += 1
-                    target.add(_with_prefix(item, converter.paths, prefix) if prefix else item)
+                    target.add(item)
             elif isinstance(item, Dropped):
                 report.drop(item.reason, item.where)
             else:
@@ -263,18 +272,15 @@ def _prefix(root: Path, out: Path) -> str:
     return "" if below == "." else below
 
 
-def _with_prefix(row: Row, columns: tuple[str, ...], prefix: str) -> Row:
-    for column in columns:
-        value = row.get(column)
-        if isinstance(value, str):
-            row[column] = _prefixed(value, prefix)
-        elif isinstance(value, list):
-            row[column] = [_prefixed(each, prefix) for each in value]
-    return row
+def _with_prefix(values: Values, prefix: str) -> Values:
+    """Paths, or lists of them, below the prefix where they are relative."""
+    return [_prefixed(value, prefix) for value in values]
 
 
-def _prefixed(path: str, prefix: str) -> str:
-    return path if "://" in path or path.startswith("/") else f"{prefix}/{path}"
+def _prefixed(value: Any, prefix: str) -> Any:
+    if isinstance(value, str):
+        return value if value.startswith("/") or "://" in value else f"{prefix}/{value}"
+    return _with_prefix(value, prefix) if isinstance(value, list) else value
 
 
 def _check(converter: Converter, job: Job) -> None:

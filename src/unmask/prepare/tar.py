@@ -5,9 +5,9 @@ absurd size is passed on with `refused` set. Understands ustar, GNU long names a
 """
 
 import os
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from unmask.prepare.names import safe_relative
 
@@ -27,8 +27,7 @@ class TarDamage(Exception):
     """The archive cannot be read further; `args[0]` says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member that is a file, or would be.
 
     Attributes:
@@ -77,11 +76,11 @@ class Tar:
             if "size" in pax:
                 size = _decimal(pax["size"])
             raw = pax.get("path") or long_name or _ustar_name(header)
-            sparse = any(key.startswith("GNU.sparse") for key in pax)
+            sparse = bool(pax) and any(key.startswith("GNU.sparse") for key in pax)
             pax, long_name = {}, None
             start = self._position
             end = start + -(-size // BLOCK) * BLOCK
-            if kind not in (b"5",):
+            if kind != b"5":
                 if self._size is not None and start + size > self._size:
                     raise TarDamage("breaks off inside a member")
                 self._current = self._member(raw, kind, size, sparse)
@@ -134,7 +133,7 @@ class Tar:
         if len(block) < BLOCK:
             raise TarDamage("breaks off inside a header")
         stored = _number(block[148:156], "checksum")
-        if stored != sum(block) - sum(block[148:156]) + 256:
+        if stored != _sum(block[:148]) + 256 + _sum(block[156:334]) + _sum(block[334:]):
             raise TarDamage("has a header whose checksum is wrong")
         return block
 
@@ -165,6 +164,11 @@ class Tar:
 def open_size(stream: BinaryIO) -> int:
     """Bytes of an open file."""
     return os.fstat(stream.fileno()).st_size
+
+
+def _sum(few: bytes) -> int:
+    """The sum of at most 256 bytes: half of their Adler checksum, which is much faster than adding them up here."""
+    return zlib.adler32(few, 0) & 0xFFFF
 
 
 def _number(field: bytes, what: str) -> int:

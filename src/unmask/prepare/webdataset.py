@@ -20,12 +20,11 @@ MakeRow = Callable[[Texts], tuple[Row, str | None]]
 class _Sample:
     """What is known of one key so far."""
 
-    __slots__ = ("picture", "problem", "size", "texts")
+    __slots__ = ("picture", "size", "texts")
 
     def __init__(self) -> None:
         self.picture: str | None = None
         self.size: Size | None = None
-        self.problem: str | None = None
         self.texts: Texts = {}
 
 
@@ -47,7 +46,7 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
     path = job.src / shard
     waiting: dict[str, _Sample] = {}
     repeated: set[str] = set()
-    damaged, needed = False, len(wanted)
+    damaged, needed, known = False, len(wanted), frozenset((*wanted, *FIELDS))
 
     def where(member: Member) -> str:
         return f"{shard}/{member.name}"
@@ -60,17 +59,16 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
                     repeated.add(f"{shard}::{member.name.removeprefix('./')}")
                 continue
             key, field = webdataset_key(member.name)
-            is_text = field in wanted
-            if not is_text and field not in FIELDS:
+            if field not in known:
                 if field not in _OTHER_FIELDS and not is_litter(member.name):
                     yield Note("member of no known field", where(member))
                 continue
-            if is_litter(member.name):
-                continue
             sample = waiting.get(key)
             if sample is None:
+                if is_litter(member.name):
+                    continue
                 sample = waiting[key] = _Sample()
-            if is_text:
+            if field in wanted:
                 sample.texts[field] = tar.read(min(member.size, _MAX_TEXT))
             elif sample.picture is not None:
                 yield Note("second picture under one key", where(member))
@@ -92,16 +90,18 @@ def _take_picture(job: Job, shard: str, tar: Tar, member: Member, sample: _Sampl
     sample.picture = member.name
     if job.sizes:
         sample.size = member_size(tar, member)
-        if sample.size is None:
-            sample.problem = BROKEN
-    if job.images == "folder" and sample.problem is None:
+    if job.images == "folder" and not _is_broken(job, sample):
         tar.rewind()
         write_whole(job.unpack / shard.removesuffix(".tar") / member.name, tar.read())
 
 
+def _is_broken(job: Job, sample: _Sample) -> bool:
+    return sample.size is None and job.sizes
+
+
 def _item(job: Job, shard: str, sample: _Sample, make_row: MakeRow) -> Item:
-    if sample.problem is not None:
-        return Dropped(sample.problem, f"{shard}/{sample.picture}")
+    if _is_broken(job, sample):
+        return Dropped(BROKEN, f"{shard}/{sample.picture}")
     row, problem = make_row(sample.texts)
     if problem is not None:
         return Dropped(problem, f"{shard}/{sample.picture}")

@@ -1,7 +1,7 @@
 """Rows -> parquet, in row groups, written under another name and renamed: the same rows always give the same bytes."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,15 +18,23 @@ PART_ROWS = 4096
 GROUP_ROWS, GROUP_BYTES = 65_536, 16 << 20
 
 
-class Parquet:
-    """A parquet file that appears when the `with` block ends well, and not otherwise."""
+Values = list[Any]
+"""Of some rows, in one column."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
+
+class Parquet:
+    """A parquet file that appears when the `with` block ends well, and not otherwise.
+
+    Args:
+        path: of the file.
+        schema: its columns.
+        changes: what is done with the values of a column before they are written.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, changes: Mapping[str, Callable[[Values], Values]] | None = None) -> None:
+        self._path, self._schema, self._changes = path, schema, changes or {}
         self._draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._values: list[list[Any]] = [[] for _ in schema.names]
-        self._takers = [(name, values.append) for name, values in zip(schema.names, self._values, strict=True)]
-        self._waiting = 0
+        self._waiting: list[Row] = []
         self._writer: Any = None
 
     def __enter__(self) -> "Parquet":
@@ -39,10 +47,8 @@ class Parquet:
 
     def add(self, row: Row) -> None:
         """Write one row, sooner or later."""
-        for name, take in self._takers:
-            take(row.get(name))
-        self._waiting += 1
-        if self._waiting == PART_ROWS:
+        self._waiting.append(row)
+        if len(self._waiting) == PART_ROWS:
             self._flush()
 
     def write(self, table: pa.Table) -> None:
@@ -51,11 +57,13 @@ class Parquet:
             self._writer.write_table(table, max(1, table.num_rows))
 
     def _flush(self) -> None:
-        arrays = [pa.array(values, field.type) for field, values in zip(self._schema, self._values, strict=True)]
+        arrays = []
+        for field in self._schema:
+            name = field.name
+            values = [row.get(name) for row in self._waiting]
+            arrays.append(pa.array(self._changes[name](values) if name in self._changes else values, field.type))
         self.write(pa.Table.from_arrays(arrays, schema=self._schema))
-        for values in self._values:
-            values.clear()
-        self._waiting = 0
+        self._waiting.clear()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

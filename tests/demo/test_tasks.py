@@ -1,6 +1,8 @@
 """Rows of every task: all true, nothing held out, read by the functions that the demo's data files name."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from unmask.data.conversation import Conversation
+from unmask.data.conversation import Conversation, Located
 from unmask.data.preprocess import find_preprocess
 from unmask.data.spec import load_mixture
 from unmask.demo.courses import COURSES, data_file
@@ -72,6 +74,34 @@ def test_questions_are_answered_by_the_scene() -> None:
     assert {answer for words, answer in seen if words.startswith("Is there") and "red circle" not in words} == {"yes", "no"}
     asked = {each.words for number in range(60) for each in questions(SAME, np.random.default_rng(number))}
     assert not any(words.startswith("What color is the circle") for words in asked)
+
+
+def test_questions_that_share_a_row_do_not_answer_each_other(written: tuple[Path, list[Painted], list[Scene]]) -> None:
+    scenes = {each.path: each.scene for each in written[1]}
+    kinds: Counter[tuple[str, ...]] = Counter()
+    for row in rows(written[0], "questions"):
+        turns = json.loads(str(row["conversations"]))
+        asked = [(q["value"].removeprefix("<image>\n"), a["value"]) for q, a in zip(turns[::2], turns[1::2], strict=True)]
+        scene = scenes[str(row["image"])]
+        truths = {each.words: each.answer for seed in range(80) for each in questions(scene, np.random.default_rng(seed))}
+        assert all(truths[words] == answer for words, answer in asked)
+        kinds[tuple(" ".join(words.split()[:2]) for words, _ in asked)] += 1
+        if len(asked) == 2 and asked[0][0].startswith("What"):
+            assert len({words for words, _ in asked}) == 2
+            assert not any(answer in words.split() for _, answer in asked for words, _ in asked)
+        if any("the thing " in words for words, _ in asked):
+            assert len(asked) == 1
+    assert {len(kind) for kind in kinds} == {1, 2} and all(len(set(kind)) == 1 for kind in kinds)
+
+
+def test_boxes_of_things_alone_are_boxes_to_the_model(written: tuple[Path, list[Painted], list[Scene]]) -> None:
+    """Four locations and their brackets, and not the letters of their names."""
+    function = find_preprocess("preproces_refcoco_rec")
+    alone = rows(written[0], "alone-boxes")
+    assert len(alone) == 2 * len(rows(written[0], "alone")) == 2 * 6 * 3 * 36
+    for row in alone[::50]:
+        reply = function(row, keyed_generator(0), {}).turns[-1]
+        assert [part.text.strip() for part in reply.parts if isinstance(part, Located)] == [row["loc_string"]]
 
 
 def test_edits_change_one_word_of_the_scene() -> None:
@@ -158,12 +188,15 @@ def test_things_alone_are_asked_about_without_a_hint(written: tuple[Path, list[P
     """No turn of a conversation may tell the answer of another."""
     alone = rows(written[0], "alone")
     assert len(alone) == 6 * 3 * 6 * 6 == len({row["image"] for row in alone})
+    sought = {row["s3_path"]: row["loc_string"] for row in rows(written[0], "alone-boxes")}
     for row in alone[::37]:
         turns = [turn["value"] for turn in json.loads(str(row["conversations"]))]
         answers = dict(zip((words.removeprefix("<image>\n") for words in turns[::2]), turns[1::2], strict=True))
         thing = Thing(answers["What color is the thing?"], answers["What shape is the thing?"])
         with Image.open(written[0] / str(row["image"])) as picture:
             (found,) = read(picture).things
+            sides = [edge / picture.width for edge in found.box]
         assert (found.colour, found.shape) == (thing.colour, thing.shape)
-        assert answers["Please locate the thing in this image. Give bounding boxes in LOC format."].startswith("<LOC_BEGIN>")
+        told = [int(edge) / 1024 for edge in re.findall(r"\d+", str(sought[row["image"]]))]
+        assert told == pytest.approx(sides, abs=0.05)  # soft edges may cost the examiner a few pixels
         assert not any(word in words for words in turns[::2] for word in (thing.colour, thing.shape))

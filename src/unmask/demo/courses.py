@@ -13,9 +13,10 @@ READING = (
     "reading.yaml",
     """\
 # Written by `unmask demo`: where things are, questions, captions, judgements; and plans in words, from which captions are understood.
-# Things that stand alone come first: what a red circle is can be learned from them before it has to be told from another thing.
+# Things that stand alone come first, and first of all their names: which thing is the red one can only be learned by who knows red.
 datasets:
   - {name: alone, json_path: alone.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: alone}
+  - {name: alone-boxes, json_path: alone-boxes.parquet, preprocess_fn: preproces_refcoco_rec, length_group: alone-boxes}
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
   - {name: judged, json_path: judged.parquet, preprocess_fn: preprocess_reflection_und, length_group: judged}
@@ -27,13 +28,14 @@ datasets:
     process_fn_kwargs: {plan_only: true}
     length_group: plans
 weights:
-  alone: {0.0: 400, 0.15: 300, 0.3: 30}
-  grounding: 150
-  questions: 200
-  judged: {0.0: 0, 0.4: 40, 1.0: 80}
-  captions: 30
-  dense: 30
-  plans: {0.0: 60, 0.3: 20}
+  alone: {0.0: 600, 0.1: 300, 0.25: 20}
+  alone-boxes: {0.0: 200, 0.15: 100, 0.3: 10}
+  grounding: {0.0: 50, 0.15: 250}
+  questions: {0.0: 150, 0.15: 500}
+  judged: {0.0: 0, 0.6: 40}
+  captions: 10
+  dense: 60
+  plans: 20
 """,
 )
 SCENES = (
@@ -56,7 +58,7 @@ datasets:
 EVERYTHING = (
     "everything.yaml",
     """\
-# Written by `unmask demo`: everything together. Codes that an edit changes weigh more.
+# Written by `unmask demo`: everything together. All codes of an edit count the same: most mistakes are in what must stay as it is.
 datasets:
   - {name: drawing-1, json_path: rows.parquet, preprocess_fn: preproces_text_to_image_generation_s3, length_group: drawing}
   - {name: drawing-2, json_path: rows.csv, preprocess_fn: preproces_text_to_image_generation_s3, length_group: drawing}
@@ -64,7 +66,6 @@ datasets:
   - name: edits
     json_path: edits.parquet
     preprocess_fn: process_gpt_edit
-    process_fn_kwargs: {reweight: true}
     length_group: edits
   - {name: grounding, json_path: grounding.parquet, preprocess_fn: preproces_refcoco_rec, length_group: grounding}
   - {name: questions, json_path: questions.parquet, preprocess_fn: preproces_und_mammoth_si_10M, length_group: questions}
@@ -74,7 +75,7 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 60, planned: 20, edits: 130, grounding: 40, questions: 60, judged: 20, plans: 10}
+weights: {drawing: 50, planned: 10, edits: 200, grounding: 50, questions: 60, judged: 20, plans: 5}
 """,
 )
 
@@ -107,11 +108,14 @@ _COMMON = (
 COURSES = (
     Course(
         "s1-gnd", "reading", READING,
-        ("init=null", "trainable=[all]", "image.size=128", "optim.lr=2e-3", "optim.lr_by_part={vision_tower: 1e-4}"), draws=False,
+        ("init=null", "trainable=[all]", "image.size=128", "optim.lr=1e-3", "optim.lr_by_part={vision_tower: 1e-4}"), draws=False,
     ),
     Course("s2-256", "drawing, 64 px", SCENES, ("image.size=64", "corruption.image_policy=cosine", "optim.lr=2e-3")),
     Course("s2-1024", "drawing, 128 px", SCENES, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
-    Course("s3-unified", "everything", EVERYTHING, ("image.size=128", "optim.lr=1e-3", "optim.lr_by_part={vision_tower: 1e-4}"), edits=True),
+    Course(
+        "s3-unified", "everything", EVERYTHING,
+        ("image.size=128", "corruption.reference_drop=0.1", "optim.lr=1e-3", "optim.lr_by_part={vision_tower: 1e-4}"), edits=True,
+    ),
 )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """How the eye of the tiny model is made: as SigLIP comes to the published model, it has seen pictures before it is asked anything.
 
-  python -m unmask.demo.eye OUT --steps 1200          minutes on a CPU
+  python -m unmask.demo.eye OUT --steps 1500          minutes on a CPU
 
 OUT/model.safetensors is what the package has in `unmask/assets/tiny/eye`.
 
 It practises on pictures of one, three or four things. Scenes have two, so that it has seen no picture of the exam. From the mean of each
-2 x 2 patches a linear layer, thrown away afterwards, has to tell for every colour whether a thing of it is there, of which shape, and where it
-begins.
+2 x 2 patches a linear layer, thrown away afterwards, has to tell whether a thing is there; and of the thing that fills most of that place, its
+colour, its shape and where it begins. Things of all colours share what tells their shapes and places: a model that reads these features has
+to learn once, and not for every colour, how to find out where a thing is.
 
 Shapes: B pictures, T = 16 places of 2 x 2 cells, K colours.
 """
@@ -34,8 +35,8 @@ ROOM = CELLS - EXTENT + 1
 COUNTS = (1, 3, 4)
 """Things of a practice picture: never two, as in scenes."""
 _FINE = 4
-_PARTS = (1, len(SHAPES), ROOM, ROOM)
-"""What is told of each colour: whether it is there, shape, column, row."""
+_PARTS = (1, len(COLOURS), len(SHAPES), ROOM, ROOM)
+"""What is told of each place: whether a thing is there; its colour, shape, column, row."""
 
 
 def sprites() -> np.ndarray:
@@ -77,25 +78,28 @@ def _places(rng: np.random.Generator) -> Sequence[tuple[int, int]]:
     return found
 
 
-def there(shown_BK3: Tensor) -> Tensor:
-    """Whether the thing of a colour reaches into each place: bool [B, T, K]."""
+def filled(shown_BK3: Tensor) -> Tensor:
+    """How many cells of each place the thing of a colour fills, 0 to 4: int [B, T, K]."""
     start_BK12 = shown_BK3[:, :, None, 1:]
     side = CELLS // 2
     at_T2 = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).reshape(-1, 2) * 2
-    meets_BKT2 = (start_BK12 < at_T2 + 2) & (start_BK12 + EXTENT > at_T2)
-    return (meets_BKT2.all(-1) & (shown_BK3[:, :, :1] >= 0)).transpose(1, 2)
+    meets_BKT2 = torch.minimum(start_BK12 + EXTENT, at_T2 + 2) - torch.maximum(start_BK12, at_T2)
+    return (meets_BKT2.clamp(min=0).prod(-1) * (shown_BK3[:, :, :1] >= 0)).transpose(1, 2)
 
 
-def loss_of(told_BTKP: Tensor, shown_BK3: Tensor) -> tuple[Tensor, float]:
-    """How wrong it is, and the share of things whose shape, column and row are all told rightly at a place that they reach into."""
-    there_BTK = there(shown_BK3)
-    parts = told_BTKP.split(_PARTS, -1)
-    loss = F.binary_cross_entropy_with_logits(parts[0][..., 0], there_BTK.float())
-    right = torch.ones_like(there_BTK)[there_BTK]
-    for place, logits in enumerate(parts[1:]):
-        truth = shown_BK3[:, None, :, place].expand(there_BTK.shape)[there_BTK]
-        loss = loss + F.cross_entropy(logits[there_BTK], truth)
-        right &= logits[there_BTK].argmax(-1) == truth
+def loss_of(told_BTP: Tensor, shown_BK3: Tensor) -> tuple[Tensor, float]:
+    """How wrong it is, and the share of the places with a thing where colour, shape, column and row are all told rightly."""
+    filled_BTK = filled(shown_BK3)
+    most_BT, colour_BT = filled_BTK.max(-1)
+    there_BT = most_BT > 0
+    at_BT3 = shown_BK3.gather(1, colour_BT[..., None].expand(-1, -1, 3))
+    parts = told_BTP.split(_PARTS, -1)
+    loss = F.binary_cross_entropy_with_logits(parts[0][..., 0], there_BT.float())
+    right = torch.ones_like(there_BT)[there_BT]
+    for logits, truth_BT in zip(parts[1:], (colour_BT, *at_BT3.unbind(-1)), strict=True):
+        truth = truth_BT[there_BT]
+        loss = loss + F.cross_entropy(logits[there_BT], truth)
+        right &= logits[there_BT].argmax(-1) == truth
     return loss, float(right.float().mean())
 
 
@@ -103,7 +107,7 @@ def train(config: VisionConfig, steps: int, batch: int, seed: int, console: Cons
     """The weights of the patches' encoder after practice."""
     torch.manual_seed(seed)
     eye = VisionEncoder(config, config.width).siglip
-    head = nn.Linear(config.width, len(COLOURS) * sum(_PARTS))
+    head = nn.Linear(config.width, sum(_PARTS))
     learning = [*(weight for weight in eye.parameters() if weight.requires_grad), *head.parameters()]
     optimizer = torch.optim.AdamW(learning, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.05)
@@ -113,7 +117,7 @@ def train(config: VisionConfig, steps: int, batch: int, seed: int, console: Cons
         tiles = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
         patches = eye(tiles, output_hidden_states=True).hidden_states[-1]
         pooled = F.avg_pool2d(patches.transpose(1, 2).unflatten(2, (CELLS, CELLS)), 2).flatten(2).transpose(1, 2)
-        loss, right = loss_of(head(pooled).unflatten(-1, (len(COLOURS), -1)), torch.from_numpy(shown))
+        loss, right = loss_of(head(pooled), torch.from_numpy(shown))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
@@ -128,7 +132,7 @@ def main() -> None:
     """Practise and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unmask.data.preprocess.grounding import referring_words
 from unmask.demo.scenes import CELLS, COLOURS, EXTENT, MIRRORED, SHAPES, Box, Painted, Scene, Thing, caption, draw_alone, paint
 
 Rows = list[dict[str, object]]
@@ -152,8 +151,16 @@ def dense_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]
 
 
 def question_rows(painted: Painted, rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
-    """Questions of every kind."""
-    return [_conversation(painted.path, each) for each in questions(painted.scene, rng)]
+    """Questions of every kind, each by itself; and the colours of both things, and the shapes of both, asked one after the other.
+
+    Two questions that share a row say nothing about each other's answer. What is only ever asked in twos is not understood alone.
+    """
+    scene = painted.scene
+    things, turned = (scene.first, scene.second), rng.permutation(2)
+    together = [[Question(f"What shape is the {things[i].colour} thing?", things[i].shape) for i in turned]]
+    if scene.first.shape != scene.second.shape:
+        together.append([Question(f"What color is the {things[i].shape}?", things[i].colour) for i in turned])
+    return [_conversation(painted.path, *asked) for asked in (*([each] for each in questions(scene, rng)), *together)]
 
 
 def caption_rows(painted: Painted, _rng: np.random.Generator, _allowed: Set[Scene]) -> Rows:
@@ -195,34 +202,33 @@ def write_tasks(folder: Path, painted: Sequence[Painted], scenes: Sequence[Scene
         size: side of a picture in pixels.
     """
     allowed = set(scenes)
-    write_table(folder / "alone.parquet", _alone_rows(folder, seed, size))
+    asked, sought = _alone_rows(folder, seed, size)
+    write_table(folder / "alone.parquet", asked)
+    write_table(folder / "alone-boxes.parquet", sought)
     for place, (task, make) in enumerate(ABOUT_PICTURES.items()):
         rows = [row for each in painted for row in make(each, np.random.default_rng([seed, 5, place, each.number]), allowed)]
         write_table(folder / f"{task}.parquet", rows)
     write_table(folder / "edits.parquet", [row for each in painted for row in _edit_rows(folder, each, allowed, (seed, size))])
 
 
-def _alone_rows(folder: Path, seed: int, size: int) -> Rows:
-    """Every thing in every place, with nothing beside it: its colour, its shape and its box, in any order. What is learned first.
+def _alone_rows(folder: Path, seed: int, size: int) -> tuple[Rows, Rows]:
+    """Every thing in every place, with nothing beside it: its colour and its shape, in any order; and its box. What is learned first.
 
     No question may tell what another one asks: words are easier to read than pictures.
     """
-    rows: Rows = []
+    asked: Rows = []
+    sought: Rows = []
     (folder / "alone").mkdir(exist_ok=True)
     for colour, shape, row, column in product(COLOURS, SHAPES, range(CELLS - EXTENT + 1), range(CELLS - EXTENT + 1)):
         image, box = draw_alone(Thing(colour, shape), column, row, size)
-        path = f"alone/{len(rows):06d}.png"
+        path = f"alone/{len(asked):06d}.png"
         image.save(folder / path, compress_level=1)
-        rng = np.random.default_rng([seed, 8, len(rows)])
-        left, top, right, bottom = box
-        where = box_text((left / size, top / size, right / size, bottom / size))
-        asked = [
-            Question("What color is the thing?", colour),
-            Question("What shape is the thing?", shape),
-            Question(referring_words("the thing").strip(), where),
-        ]
-        rows.append(_conversation(path, *(asked[place] for place in rng.permutation(len(asked)))))
-    return rows
+        left, top, right, bottom = (edge / size for edge in box)
+        names = ("the thing", f"the {colour} {shape}")
+        sought += [{"s3_path": path, "label": name, "loc_string": box_text((left, top, right, bottom))} for name in names]
+        both = [Question("What color is the thing?", colour), Question("What shape is the thing?", shape)]
+        asked.append(_conversation(path, *(both[place] for place in np.random.default_rng([seed, 8, len(asked)]).permutation(2))))
+    return asked, sought
 
 
 def _edit_rows(folder: Path, painted: Painted, allowed: Set[Scene], how: tuple[int, int]) -> Rows:

@@ -89,11 +89,13 @@ def test_seeds_draw_other_boxes() -> None:
 def test_what_is_asked() -> None:
     """The words of training; those of the published evaluation on request."""
     model = micro_loaded()
-    picture, builder = decode(WIDE, target=None), PromptBuilder(micro_loaded())
+    picture = decode(WIDE, target=None)
     form = "<LOC_BEGIN><LOC_0><LOC_0><LOC_0><LOC_0><LOC_END>"
 
     def said(**settings: Any) -> str:
-        prompt = pointing._prompt(builder, Search(WIDE, ("a cat", "<LOC_5>")), picture, GroundingConfig(**settings))
+        config = GroundingConfig(**settings)
+        builder = PromptBuilder(model, config.published_words)
+        prompt = pointing._prompt(builder, Search(WIDE, ("a cat", "<LOC_5>")), picture, config)
         ids = prompt.ids_L[prompt.ids_L != model.chat.vocab.image_features]
         return str(model.chat.tokenizer.decode(ids.tolist(), skip_special_tokens=False)).split("<|eot_id|>", 1)[1]
 

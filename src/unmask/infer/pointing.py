@@ -29,7 +29,6 @@ Asking = Literal["each", "all"]
 ASKINGS: tuple[Asking, ...] = ("each", "all")
 CORNERS = 4
 _FORM = "<LOC_BEGIN>" + "<LOC_0>" * CORNERS + "<LOC_END>"
-_PUBLISHED_WORDS = " Please describe this image with dense localized caption. Give bounding boxes in LOC format."
 _THERE_ARE = "There are following objects in the scene. "
 
 
@@ -146,7 +145,7 @@ def ground(
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         with memory.lower(f"{len(batch)} prompts at a time", "lower batch_size"):
-            builder, opened = PromptBuilder(parts), _open([search for _, search in batch])
+            builder, opened = PromptBuilder(parts, config.published_words), _open([search for _, search in batch])
             prompts = [_prompt(builder, search, opened[id(search.image)], config) for _, search in batch]
             forms = [_form(parts, each, config) for each in prompts]
             for step in range(config.steps):
@@ -178,8 +177,7 @@ def _prompt(builder: PromptBuilder, search: Search, picture: Decoded, config: Gr
         for number, phrase in enumerate(search.phrases):
             comma = ", " if number else ""
             said += [comma, Located("<box_p>"), f" {phrase} ", Located(f"</box_p>{_FORM}")]
-        turns = [ask([image], _PUBLISHED_WORDS if config.published_words else DENSE_WORDS), Turn("gpt", tuple(said))]
-        turns += [Turn("gpt", ())] if config.published_words else []
+        turns = [ask([image], DENSE_WORDS), Turn("gpt", tuple(said))]
     what = f"phrase {search.number + 1}" if config.ask == "each" else f"{len(search.phrases)} phrases together"
     return builder.build(turns, {"picture": picture}, number=search.number, what=what)
 

@@ -360,6 +360,7 @@ def _ended(state: _State, sample: int) -> bool:
 
 
 def _cut(state: _State, sample: int) -> TextAnswer:
-    end = _end_of(state, sample)
+    """Up to the first end of the turn; nothing is still to come, so that a mask before it is one that was said."""
     words = state.words_SL[sample].tolist()
+    end = next((position for position, word in enumerate(words) if word in state.ends), None)
     return TextAnswer(tuple(words if end is None else words[:end]), end is not None, state.passes[sample])

@@ -5,13 +5,19 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers import ENCODING, chat
-from unmask.data.conversation import ImageSlot, MicroConditions, Part, Turn, Undrawn
+from unmask.data.conversation import ImageSlot, Located, MicroConditions, Part, Turn, Undrawn
 from unmask.data.encode import Encoder
+from unmask.data.images import condition_text
+from unmask.data.preprocess.editing import edit_turns
+from unmask.data.preprocess.grounding import DENSE_WORDS, ask, referring_words
+from unmask.data.preprocess.planning import feedback, layout_turns
 from unmask.data.preprocess.text_to_image import caption_turns
-from unmask.data.published_strings import BEFORE_PICTURE, BEHIND_PICTURE, as_published
+from unmask.data.preprocess.understanding import judge_words
+from unmask.data.published_strings import BEFORE_PICTURE, BEHIND_PICTURE, as_asked, as_published
 from unmask.data.tokenize import ChatTokenizer, Role
 
 SEEN, DRAWN = ImageSlot("image", "seen.png"), ImageSlot("image_gen", "drawn.png")
+OPEN = Turn("gpt", ())
 PLAIN = chat()
 PUBLISHED = ChatTokenizer(PLAIN.tokenizer, "x", published_strings=True)
 
@@ -96,3 +102,94 @@ def test_what_has_no_picture_and_no_placeholder_is_left_alone() -> None:
 def test_samples_follow_the_setting() -> None:
     assert Encoder(replace(ENCODING, published_strings=True)).chat.published_strings
     assert not Encoder(ENCODING).chat.published_strings
+
+
+LAYOUT = "<box_p> cat </box_p><LOC_BEGIN><LOC_3><LOC_2><LOC_7><LOC_6><LOC_END>"
+ATTEMPT = feedback([("try.png", "There is no cat.")])
+FEEDBACK = (
+    " Please also consider past generations and their feedbacks. Do not repeat these errors Generation 1: <|reserved_token_9|>\n"
+    " Feedback 1: There is no cat."
+)
+REQUEST = "Generate an image with the caption:\n A cat. TOP : 1"
+TAIL = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+PLANNING = "Please first think and plan the layout in LOC format."
+
+
+@pytest.mark.parametrize(
+    ("turns", "published"),
+    [
+        pytest.param(
+            caption_turns("A cat.", DRAWN, MicroConditions()), f"{REQUEST}{TAIL}<|reserved_token_5|>{TAIL}", id="a caption"
+        ),
+        pytest.param(
+            layout_turns("A cat.", MicroConditions(), DRAWN, LAYOUT),
+            f"{REQUEST}{TAIL}Sure I should place the objects in the following manner {LAYOUT} <|reserved_token_5|>{TAIL}",
+            id="a plan: asked for as without one",
+        ),
+        pytest.param(
+            layout_turns("A cat.", MicroConditions(), DRAWN, None, ATTEMPT),
+            f"{REQUEST}{FEEDBACK}{TAIL}<|reserved_token_5|>{TAIL}",
+            id="one earlier picture, which stays where it is",
+        ),
+        pytest.param(
+            layout_turns("A cat.", MicroConditions(), DRAWN, LAYOUT, ATTEMPT),
+            f"{REQUEST}{FEEDBACK}{TAIL}Sure I should place the objects in the following manner {LAYOUT} <|reserved_token_5|>{TAIL}",
+            id="an earlier picture and a plan",
+        ),
+        pytest.param(
+            (layout_turns("A cat.", MicroConditions(), Undrawn(), "")[0], OPEN),
+            f"Generate an image with the caption: A cat. TOP : 1. {PLANNING}{TAIL}",
+            id="the plan of a caption: as in training",
+        ),
+        pytest.param(
+            edit_turns(["a.png"], "Make it blue.", ""),
+            f"<|reserved_token_9|> <|reserved_token_6|>\n Make it blue.{TAIL}<|reserved_token_5|>{TAIL}",
+            id="an edit",
+        ),
+        pytest.param(
+            edit_turns(["a.png", "b.png"], "Put it there.", ""),
+            "<|reserved_token_9|> <|reserved_token_6|> <|reserved_token_9|> <|reserved_token_6|>"
+            f"\n Put it there.{TAIL}<|reserved_token_5|>{TAIL}",
+            id="an edit of two pictures",
+        ),
+        pytest.param(
+            (edit_turns(["a.png"], f"Make it blue. {PLANNING} ", "")[0], OPEN),
+            f"<|reserved_token_9|>\nMake it blue. {PLANNING}{TAIL}",
+            id="the plan of an edit: no codes",
+        ),
+        pytest.param(
+            (ask([SEEN], DENSE_WORDS), Turn("gpt", (Located(LAYOUT),))),
+            "<|reserved_token_9|>\n Please describe this image with dense localized caption. Give bounding boxes in LOC format."
+            f"{TAIL}{LAYOUT}{TAIL}",
+            id="all things in a picture",
+        ),
+        pytest.param(
+            (ask([SEEN], referring_words("a cat")), Turn("gpt", (Located(LAYOUT),))),
+            "<|reserved_token_9|>\n Please locate a cat in this image. Give bounding boxes in LOC format."
+            f"{TAIL}{LAYOUT}<|eot_id|>",
+            id="one thing: as in training",
+        ),
+        pytest.param(
+            (ask([SEEN], judge_words("A cat.")), OPEN),
+            "<|reserved_token_9|>\nPlease evaluate this generated image based on the following prompt: A cat. "
+            f"Focus on text alignment and compositionality.{TAIL}",
+            id="a verdict: as in training",
+        ),
+        pytest.param((ask([], "Who?"), OPEN), f"Who?{TAIL}", id="a question: as in training"),
+    ],
+)
+@pytest.mark.parametrize("chat_tokenizer", [PLAIN, PUBLISHED], ids=["trained on ours", "trained on the published strings"])
+def test_what_published_inference_asks(chat_tokenizer: ChatTokenizer, turns: tuple[Turn, ...], published: str) -> None:
+    """Every string of model.md 10, whatever the model was trained on."""
+    asked = as_asked(turns)
+    ids, _ = chat_tokenizer.encode(asked, ["TOP : 1"], 1, 2048, [1] * 9, asked=True)
+    ids = ids if asked[-1].parts else ids[:-1]
+    text = str(chat_tokenizer.tokenizer.decode(ids.tolist(), skip_special_tokens=False))
+    assert text.partition("user<|end_header_id|>\n\n")[2] == published
+
+
+def test_conditions_tell_no_light_in_requests() -> None:
+    """Luminance, contrast and HPS are told in training only."""
+    assert condition_text((1024, 1024), (0, 0), score=6.5) == (
+        "ORIGINAL WIDTH : 1024; ORIGINAL HEIGHT : 1024; TOP : 0; LEFT : 0; SCORE : 6.500"
+    )

@@ -62,7 +62,7 @@ def draw_pictures(
     table, guided = model.text_embedding.weight, []
     for each in prompts:
         places, text_LD = Places.of_roles(each.roles_L), table[torch.from_numpy(each.ids_L)]
-        lacking = (places.nothing, places.prompt)[: 1 if config.guidance == 1.0 else 2]
+        lacking = (places.nothing, places.prompt_L)[: 1 if config.guidance == 1.0 else 2]
         conditions = tuple(places.condition(text_LD, gone_L, table[mask_token]) for gone_L in lacking)
         guided.append(Guided(conditions, each.number))
     weights = (1.0,) if config.guidance == 1.0 else (config.guidance, 1 - config.guidance)

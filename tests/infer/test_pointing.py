@@ -16,6 +16,7 @@ from unmask.data.images import decode
 from unmask.errors import ConfigError
 from unmask.infer import pointing
 from unmask.infer.inputs import PromptBuilder, states_at
+from unmask.infer.pipelines import LoadedModel
 from unmask.infer.pointing import GroundingConfig, Search
 from unmask.prepare.boxes import Box, quantise
 
@@ -77,6 +78,80 @@ def test_four_steps_are_the_plain_loop() -> None:
     assert found[0].places == (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
 
 
+def plain_rows(model: LoadedModel, phrase: str) -> tuple[torch.Tensor, list[int]]:
+    """The embeddings of a prompt, and where its four coordinates stand."""
+    prompt = pointing._prompt(PromptBuilder(model), Search(WIDE, (phrase,)), decode(WIDE, target=None), GroundingConfig())
+    places = np.flatnonzero(prompt.ids_L == model.chat.vocab.location_first).tolist()
+    rows = prompt.embeddings_LD.clone()
+    rows[places] = model.mask_embedding
+    return rows, places
+
+
+def logits_at(model: LoadedModel, rows: torch.Tensor, places: list[int]) -> torch.Tensor:
+    """Logits of all words at some places."""
+    return model.model.text_head(states_at(model.model, [rows], [torch.tensor(places)]))
+
+
+@torch.no_grad()
+def test_all_words_as_published() -> None:
+    """A random model seldom says a coordinate: then there is no box; one that says nothing else has the box of the coordinates alone."""
+    model = micro_loaded()
+    rows, places = plain_rows(model, "it")
+    said = logits_at(model, rows, places).argmax(-1)
+    first = model.chat.vocab.location_first
+    assert not ((said >= first) & (said < first + 1025)).all()
+    ((none,),) = model.ground(WIDE, "it", GroundingConfig(all_words=True))
+    assert (none.box, none.places, none.confidence) == ((0.0, 0.0, 0.0, 0.0), (0, 0, 0, 0), 0.0)
+    others = torch.ones(len(model.model.text_head.weight), dtype=torch.bool)
+    others[first : first + 1025] = False
+    model.model.text_head.weight[others] = 0
+    ((alone,),), ((free,),) = (model.ground(WIDE, "it", GroundingConfig(all_words=each)) for each in (False, True))
+    assert alone.places == free.places and 0 < free.confidence < alone.confidence
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [2, 4])
+def test_two_by_logit_as_published(steps: int) -> None:
+    """Two passes of two coordinates, those with the largest logits, however many steps are asked for; a corner stays where it was said."""
+    model, phrase = micro_loaded(), PHRASES[0]
+    rows, places = plain_rows(model, phrase)
+    first, values, left = model.chat.vocab.location_first, [0, 0, 0, 0], [0, 1, 2, 3]
+    for _ in range(2):
+        logits = logits_at(model, rows, [places[corner] for corner in left])[:, first : first + 1025]
+        for row in logits.max(-1).values.topk(2).indices.tolist():
+            values[left[row]] = int(logits[row].argmax())
+        left = [corner for corner in left if values[corner] == 0]
+        for corner in set(range(4)) - set(left):
+            rows[places[corner]] = model.model.text_embedding.weight[first + values[corner]]
+    ((found,),) = model.ground(WIDE, phrase, GroundingConfig(steps=steps, two_by_logit=True, unordered=True))
+    assert found.places == tuple(values)
+
+
+@torch.no_grad()
+def test_corners_as_they_were_said() -> None:
+    model = micro_loaded()
+    for seed in range(8):
+        configs = (GroundingConfig(temperature=1.0, seed=seed, unordered=each) for each in (True, False))
+        ((said,),), ((ordered,),) = (model.ground(WIDE, "it", config) for config in configs)
+        x0, y0, x1, y1 = said.places
+        assert ordered.places == (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        if said.places != ordered.places:
+            return
+    raise AssertionError("every box was said in order: nothing was tested")
+
+
+@torch.no_grad()
+def test_a_stray_quote_as_published() -> None:
+    model, phrase = micro_loaded(), PHRASES[0]
+    rows, places = plain_rows(model, phrase)
+    ids = model.chat.tokenizer.encode("'", add_special_tokens=False).ids
+    rows = torch.cat([model.model.text_embedding.weight[ids], rows])
+    first = model.chat.vocab.location_first
+    values = logits_at(model, rows, [place + len(ids) for place in places])[:, first : first + 1025].argmax(-1)
+    ((found,),) = model.ground(WIDE, phrase, GroundingConfig(stray_quote=True, unordered=True))
+    assert found.places == tuple(values.tolist())
+
+
 def test_seeds_draw_other_boxes() -> None:
     model = micro_loaded()
     one, other, likeliest = (
@@ -89,11 +164,13 @@ def test_seeds_draw_other_boxes() -> None:
 def test_what_is_asked() -> None:
     """The words of training; those of the published evaluation on request."""
     model = micro_loaded()
-    picture, builder = decode(WIDE, target=None), PromptBuilder(micro_loaded())
+    picture = decode(WIDE, target=None)
     form = "<LOC_BEGIN><LOC_0><LOC_0><LOC_0><LOC_0><LOC_END>"
 
     def said(**settings: Any) -> str:
-        prompt = pointing._prompt(builder, Search(WIDE, ("a cat", "<LOC_5>")), picture, GroundingConfig(**settings))
+        config = GroundingConfig(**settings)
+        builder = PromptBuilder(model, config.published_words)
+        prompt = pointing._prompt(builder, Search(WIDE, ("a cat", "<LOC_5>")), picture, config)
         ids = prompt.ids_L[prompt.ids_L != model.chat.vocab.image_features]
         return str(model.chat.tokenizer.decode(ids.tolist(), skip_special_tokens=False)).split("<|eot_id|>", 1)[1]
 

@@ -57,8 +57,12 @@ def test_published_presets_are_the_published_configs() -> None:
     weights = edit_weights(edit.edit.mode, edit.edit.guidance_text, edit.edit.guidance_image)
     assert weights == pytest.approx((5.28, -3.08, -1.2))
     for size, name in ((256, "published-256"), (1024, "published-1024")):
-        default = of_published(PictureConfig(size=size, compress=size > 256, conditions=True)).default
-        assert (default.generate, default.edit) == (BUILTIN.presets[name].generate, edit.edit)
+        presets = of_published(PictureConfig(size=size, compress=size > 256, conditions=True))
+        generate = BUILTIN.presets[name].generate
+        assert generate is not None and not generate.published_words and not edit.edit.published_words
+        asked = replace(generate, published_words=True), replace(edit.edit, published_words=True)
+        assert (presets.default.generate, presets.default.edit) == asked
+        assert (presets.presets[name].generate, presets.presets["published-edit"].edit) == asked
 
 
 def test_a_run_saves_what_its_stage_says_and_load_reads_it(tmp_path: Path) -> None:

@@ -125,6 +125,25 @@ def test_it_stops_at_the_end_of_the_turn() -> None:
     assert not unstopped[0].ended and unstopped[0].words == tuple(free[0].tolist()) and unstopped[0].passes == 12
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_nothing_behind_the_end_of_the_turn_is_said(stop: bool) -> None:
+    """Also where a mask that was said stands before the end, which the published system allows."""
+    model = sharp_model()
+    asked, how = prompts(model, 5), {"max_new_tokens": 12, "block_length": 6, "may_say_mask": True, "stop": stop}
+    free = decode(model, asked)[0].tolist()
+    draft = torch.tensor([free[0], 3, *free[2:]])
+    end = next(word for word in free[4:] if word not in {free[0], 3, MASK} and word not in free[2:4])
+
+    def said(step: TextStep) -> torch.Tensor:
+        words = step.words_SL.clone()
+        words[0] = draft
+        words[0, 1] = MASK
+        return words
+
+    (found,), _ = answer(model, asked, MASK, (end,), TextConfig(**how), said)  # type: ignore[arg-type]
+    assert found.ended and found.words == (free[0], MASK, *free[2 : free.index(end)])
+
+
 def test_guidance_by_hand() -> None:
     """One step of a single position: u + s (c - u)."""
     model = sharp_model()

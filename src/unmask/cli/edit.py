@@ -4,6 +4,7 @@
   unmask edit runs/s3-unified --image a.png "add a small cat" --mask where.png      only what is white in where.png may change
   unmask edit runs/s3-unified --image a.png --image b.png "put the hat of the second on the first"
   unmask edit weights/lavida-o --image a.png "remove the car" --preset published-edit --seed 7 --filmstrip
+  unmask edit runs/s3-unified --image a.png "make it night" --set prompt_cache=4 --set mode=1      any other setting
   unmask edit runs/s3-unified --again pictures/000-make-the-circle-red.png          the same picture, from the settings that it holds
 
 Several instructions are several edits of the same picture or pictures. The answer has the shape of its picture, at the size that the model
@@ -14,7 +15,7 @@ writes results.jsonl beside the pictures; given again, it does what is missing, 
 
 Two scales say what counts: --guidance-text how closely the instruction is followed, --guidance-image how much of the picture is kept; 1 and 1
 is the plain model. Settings for --set: steps, guidance_text, guidance_image, mode (the published edit_mode, 0 to 3), guidance_interval,
-temperature and the others of `unmask generate --help`.
+temperature, prompt_cache, published_words and the others of `unmask generate --help`.
 """
 
 import argparse

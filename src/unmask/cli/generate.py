@@ -5,6 +5,7 @@
   unmask generate weights/lavida-o "a harbour at dawn" --size 1024x768 --preset published-1024
   unmask generate runs/s2-256 "a cat" --filmstrip            also a strip of the picture as it is unmasked
   unmask generate runs/s3-unified "a cat" --reflect 4 --explain tries.html    judge, tell the model what was wrong, draw again
+  unmask generate runs/s2-256 "a cat" --set prompt_cache=4 --set top_k=200 --set order=halton      any other setting
   unmask generate runs/s2-256 --again pictures/000-a-cat.png   the same picture, from the settings that it holds
   unmask generate runs/s2-256 --requests prompts.jsonl --out pictures          many, resumable; under torchrun on many GPUs
 
@@ -18,7 +19,8 @@ that was trained to. --requests takes the column `prompt` and writes results.jso
 
 Settings for --set: steps, guidance, guidance_interval, temperature, top_k, top_p, schedule, shift, order (stratified, halton, confidence,
 mask_git), order_temperature, order_schedule, order_minimum, order_seed, refinement, refinement_share, seed; prompt_cache=K runs the prompt at
-every K-th step only, which is faster and no longer the same picture: `unmask bench-decode` shows by how much.
+every K-th step only, which is faster and no longer the same picture: `unmask bench-decode` shows by how much. published_words=true asks in
+the words of the published inference code, as the presets of a converted LaViDa-O do.
 """
 
 import argparse

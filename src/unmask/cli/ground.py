@@ -13,7 +13,8 @@ Many at once, rows of a file with columns image and phrases (one, or a list; rel
 A run over a file that was stopped goes on when it is given again, and does nothing twice; rows that failed are tried again. Every phrase gets a
 box, also one that means nothing in the picture: the confidence, 0 to 1, is the geometric mean of the probabilities of its four coordinates.
 
-Settings for --set: steps (1, 2, 4), temperature, ask (each, all), published_words, seed.
+Settings for --set: steps (1, 2, 4), temperature, ask (each, all), seed. As the published evaluation does it: published_words (of ask=all),
+all_words, two_by_logit, unordered, stray_quote.
 """
 
 import argparse

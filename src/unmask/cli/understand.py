@@ -13,8 +13,14 @@ Many at once, rows of a file with columns question and image (one, several, or n
 A run over a file that was stopped goes on when it is given again, and does nothing twice; rows that failed are tried again. An answer depends
 on its question, its pictures, its place and the seed, not on the batch or the number of processes that it is answered in.
 
+An answer ends where the model ends its turn, and what it says behind that is cut. A model that was never trained to end one says
+--max-new-tokens words, whatever the question: lower it. `ended` in --json tells which it was.
+
+  unmask understand runs/s3-unified --image a.jpg --question "What is it?" --max-new-tokens 16 --json
+  unmask understand runs/s3-unified --image a.jpg --question "Read the sign." --presets mine.yaml --preset quick --set stop=false
+
 Settings for --set: max_new_tokens, block_length, steps_per_block, order (low_confidence, margin, entropy, random), schedule, shift,
-temperature, threshold, factor, cache (none, prefix, dual), guidance, seed.
+temperature, threshold, factor, factor_takes_last, cache (none, prefix, dual), guidance, stop, may_say_mask, seed.
 """
 
 import argparse

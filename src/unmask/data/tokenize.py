@@ -159,6 +159,8 @@ class ChatTokenizer:
         picture_tokens: int,
         max_length: int,
         feature_tokens: Sequence[int] = (),
+        *,
+        asked: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids and roles [L] of a conversation.
 
@@ -168,6 +170,7 @@ class ChatTokenizer:
             picture_tokens: gen tokens of one picture to draw, and of one reference.
             max_length: the longest sample that is allowed.
             feature_tokens: tokens of each picture to read, in order.
+            asked: whether the turns are in the words of the published inference code already, which has no strings of its training.
 
         Raises:
             SampleTooLong: the sample is longer than `max_length`.
@@ -175,7 +178,7 @@ class ChatTokenizer:
         """
         ids, roles = [self.vocab.bos, *self._system[0]], [int(Role.PROMPT), *self._system[1]]
         conditions_left, features_left = iter(conditions), iter(feature_tokens)
-        for turn in as_published(turns) if self.published_strings else turns:
+        for turn in as_published(turns) if self.published_strings and not asked else turns:
             pieces: list[str | _Run] = []
             for part in turn.parts:
                 if isinstance(part, MicroConditions):

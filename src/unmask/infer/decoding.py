@@ -55,6 +55,8 @@ class UnmaskingConfig:
         refinement_share: of the codes that are drawn, masked in each round.
         prompt_cache: run prompt and references at every so many steps only, and let the codes see them as they were then: faster, and no
             longer the same picture; 1 is exact.
+        published_words: whether to ask, and to leave out for guidance, as the published inference code does, which is not as it was trained
+            (`data/published_strings.py`).
     """
 
     steps: int = 64
@@ -73,6 +75,7 @@ class UnmaskingConfig:
     refinement: int = 0
     refinement_share: float = 0.01
     prompt_cache: int = 1
+    published_words: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -218,7 +218,7 @@ def generate(
         prompt = builder.build(
             _turns(wanted), pictures, conditions=[facts], grid=grid, number=wanted.number, what=f"prompt {row + 1}"
         )
-        lacking = (prompt.places.nothing, prompt.places.prompt)[: len(guidance)]
+        lacking = (prompt.places.nothing, prompt.places.prompt_L)[: len(guidance)]
         sides_of = tuple(prompt.condition(each_L, parts.mask_embedding) for each_L in lacking)
         record = {
             "task": "generate",
@@ -267,7 +267,7 @@ def draw(
         fix = "lower the batch size, or the size of the pictures" if len(rows) > 1 else "draw smaller pictures"
         fix += ", or set guidance to 1, which runs the model once a step" if len(weights) > 1 else ""
         with memory.lower(f"{len(rows)} pictures of {width}x{height} pixels at a time", fix):
-            builder = PromptBuilder(parts)
+            builder = PromptBuilder(parts, painter.config.published_words)
             drawings += _batch(parts, [make(builder, row) for row in rows], painter, weights, watching)
         if watching.progress is not None:
             watching.progress(len(drawings))

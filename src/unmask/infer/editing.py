@@ -130,7 +130,7 @@ def edit(parts: ModelParts, wanted: Sequence[Edit], config: EditConfig, *, watch
         prompt = builder.build(turns, pictures, number=each.number, what=f"edit {row + 1}")
         assert prompt.references_RPQ is not None
         places = prompt.places
-        lacking = (places.nothing, places.second(config.mode), places.prompt)
+        lacking = (places.nothing, places.second(config.mode), places.prompt_L)
         conditions = tuple(prompt.condition(lacking[side], parts.mask_embedding) for side, _ in kept)
         start_PQ = None
         if each.mask is not None:

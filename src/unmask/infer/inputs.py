@@ -20,6 +20,7 @@ from unmask.data import images
 from unmask.data.conversation import ImageSlot, Turn
 from unmask.data.encode import read_tiles
 from unmask.data.images import Decoded
+from unmask.data.published_strings import as_asked
 from unmask.data.tiles import NEWLINE, TilingConfig
 from unmask.data.tokenize import ChatTokenizer, Role
 from unmask.errors import ConfigError, ImageError
@@ -79,6 +80,7 @@ class Prompt:
         embeddings_LD: words and features of pictures; rows of tokens of the gen tower hold nothing of use.
         references_RPQ: codes of the references, in the order of their tokens; None: none.
         number: the key of its randomness, together with a seed.
+        places: the parts that a condition may lack.
     """
 
     ids_L: np.ndarray
@@ -86,14 +88,10 @@ class Prompt:
     embeddings_LD: Tensor
     references_RPQ: Tensor | None
     number: int
+    places: Places
 
     def __len__(self) -> int:
         return len(self.ids_L)
-
-    @property
-    def places(self) -> Places:
-        """The parts that a condition may lack."""
-        return Places.of_roles(self.roles_L)
 
     def condition(self, lacking_L: Tensor, mask_D: Tensor) -> Condition:
         """What the model sees of the sample without some of its positions.
@@ -119,9 +117,11 @@ class PromptBuilder:
 
     Attributes:
         parts: the model.
+        published_words: whether requests are in the words of the published inference code (`data/published_strings.py`).
     """
 
     parts: ModelParts
+    published_words: bool = False
     _kept: dict[tuple[int, str], tuple[Decoded, Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -160,7 +160,8 @@ class PromptBuilder:
                 fix="draw edits as large as the model does",
             )
         tokens = grid[0] * grid[1] // (4 if parts.picture.compress else 1)
-        ids, roles = parts.chat.encode(turns, conditions, tokens, 1 << 30, [len(each) for each in features])
+        turns, features_each = as_asked(turns) if self.published_words else turns, [len(each) for each in features]
+        ids, roles = parts.chat.encode(turns, conditions, tokens, 1 << 30, features_each, asked=self.published_words)
         if turns[-1].speaker == "gpt" and not turns[-1].parts:
             ids, roles = ids[:-1], roles[:-1]
         check_room(len(ids), parts.max_length, what)
@@ -168,7 +169,10 @@ class PromptBuilder:
         if features:
             at = torch.from_numpy(np.flatnonzero(roles == Role.FEATURE)).to(parts.device)
             embedded = embedded.index_copy(0, at, torch.cat(features).to(embedded.dtype))
-        return Prompt(ids, roles, embedded, torch.cat(codes) if codes else None, number)
+        places = Places.of_roles(roles)
+        if self.published_words and bool(places.drawn_L.any()):
+            places = Places.as_published(ids, roles, parts.chat.vocab.end_turn)
+        return Prompt(ids, roles, embedded, torch.cat(codes) if codes else None, number, places)
 
     def _read(self, pictures: Sequence[Decoded], what: str) -> list[Tensor]:
         """Features [F, D] of each picture to read of one sample."""

@@ -59,7 +59,7 @@ def plan(
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             with memory.lower(f"{len(part)} plans at a time", "lower batch_size or max_new_tokens"):
-                builder = PromptBuilder(parts)
+                builder = PromptBuilder(parts, how.published_words)
                 said = say(parts, [_prompt(builder, asked[row], conditions) for row in part], how, on_text, "prompt")
             plans.update({row: _read(asked[row].words, text) for row, (text, *_) in zip(part, said, strict=True)})
     return [plans[row] for row in range(len(asked))]

@@ -29,7 +29,6 @@ Asking = Literal["each", "all"]
 ASKINGS: tuple[Asking, ...] = ("each", "all")
 CORNERS = 4
 _FORM = "<LOC_BEGIN>" + "<LOC_0>" * CORNERS + "<LOC_END>"
-_PUBLISHED_WORDS = " Please describe this image with dense localized caption. Give bounding boxes in LOC format."
 _THERE_ARE = "There are following objects in the scene. "
 
 
@@ -43,6 +42,12 @@ class GroundingConfig:
         ask: `each` phrase in a sample of its own, as referring expressions are trained; or `all` of a picture in one, as dense captions are.
         published_words: whether `all` asks, and ends, with the words of the published evaluation, which are not those of training.
         seed: of a phrase's randomness, together with its number.
+        all_words: whether each place takes the likeliest of all words, as the published code does; a phrase whose four are not all coordinates
+            has no box: all its sides are 0, and so is its confidence.
+        two_by_logit: whether each of several passes commits two coordinates of a box, those with the largest logits, as the published code does
+            whatever the number of passes.
+        unordered: whether the corners stay in the order in which they were said, as in the published code; a box may then end before it begins.
+        stray_quote: whether a `'` stands before everything else, as in the published prompt (Q13).
     """
 
     steps: int = 1
@@ -50,6 +55,10 @@ class GroundingConfig:
     ask: Asking = "each"
     published_words: bool = False
     seed: int = 0
+    all_words: bool = False
+    two_by_logit: bool = False
+    unordered: bool = False
+    stray_quote: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or CORNERS % self.steps:
@@ -68,9 +77,9 @@ class LocatedBox:
 
     Attributes:
         phrase: what was asked for.
-        box: left, top, right, bottom in pixels of the picture as it was given, inside it.
+        box: left, top, right, bottom in pixels of the picture as it was given, inside it; all 0 where `all_words` found no box.
         places: the same as the model said it, in 1/1024 of the picture padded to a centred square.
-        confidence: the geometric mean of the probabilities of the four coordinates, among all coordinates.
+        confidence: the geometric mean of the probabilities of the four coordinates, among all coordinates (with `all_words`: among all words).
     """
 
     phrase: str
@@ -95,7 +104,7 @@ class _Form:
     Attributes:
         embeddings_LD: with masks at what is still to come.
         places_N4: where the coordinates stand.
-        found_N4: coordinates; -1: still to come.
+        found_N4: the ids of the words there; -1: still to come.
         log_p_N4: log-probability of each.
         noise: where chance comes from.
     """
@@ -146,13 +155,14 @@ def ground(
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         with memory.lower(f"{len(batch)} prompts at a time", "lower batch_size"):
-            builder, opened = PromptBuilder(parts), _open([search for _, search in batch])
+            builder, opened = PromptBuilder(parts, config.published_words), _open([search for _, search in batch])
             prompts = [_prompt(builder, search, opened[id(search.image)], config) for _, search in batch]
             forms = [_form(parts, each, config) for each in prompts]
-            for step in range(config.steps):
+            for step in range(2 if config.two_by_logit and config.steps > 1 else config.steps):
                 _fill(parts, forms, config, last=step == config.steps - 1)
         for (place, search), form in zip(batch, forms, strict=True):
-            found[place] += _boxes(search.phrases, opened[id(search.image)], form)
+            form.found_N4 -= parts.chat.vocab.location_first
+            found[place] += _boxes(search.phrases, opened[id(search.image)], form, config)
     return found
 
 
@@ -178,8 +188,7 @@ def _prompt(builder: PromptBuilder, search: Search, picture: Decoded, config: Gr
         for number, phrase in enumerate(search.phrases):
             comma = ", " if number else ""
             said += [comma, Located("<box_p>"), f" {phrase} ", Located(f"</box_p>{_FORM}")]
-        turns = [ask([image], _PUBLISHED_WORDS if config.published_words else DENSE_WORDS), Turn("gpt", tuple(said))]
-        turns += [Turn("gpt", ())] if config.published_words else []
+        turns = [ask([image], DENSE_WORDS), Turn("gpt", tuple(said))]
     what = f"phrase {search.number + 1}" if config.ask == "each" else f"{len(search.phrases)} phrases together"
     return builder.build(turns, {"picture": picture}, number=search.number, what=what)
 
@@ -189,6 +198,10 @@ def _form(parts: ModelParts, prompt: Prompt, config: GroundingConfig) -> _Form:
     places_N4 = torch.from_numpy(np.flatnonzero(prompt.ids_L == first)).view(-1, CORNERS).to(parts.device)
     embeddings_LD = prompt.for_text(parts.mask_embedding).embeddings_PD
     masked_LD = embeddings_LD.index_copy(0, places_N4.flatten(), parts.mask_embedding.expand(places_N4.numel(), -1))
+    if config.stray_quote:
+        ids = parts.chat.tokenizer.encode("'", add_special_tokens=False).ids
+        quote = parts.model.text_embedding(torch.tensor(ids, device=parts.device))
+        masked_LD, places_N4 = torch.cat([quote, masked_LD]), places_N4 + len(quote)
     log_p_N4 = torch.zeros(places_N4.shape, dtype=torch.float64, device=parts.device)
     noise = keyed_generator(config.seed, prompt.number, "coordinates")
     return _Form(masked_LD, places_N4, torch.full_like(places_N4, -1), log_p_N4, noise)
@@ -197,34 +210,40 @@ def _form(parts: ModelParts, prompt: Prompt, config: GroundingConfig) -> _Form:
 @torch.no_grad()
 def _fill(parts: ModelParts, forms: Sequence[_Form], config: GroundingConfig, *, last: bool) -> None:
     """One pass over all forms: commit the surest coordinates of each box; at last, all that are left."""
-    first = parts.chat.vocab.location_first
+    first, head = parts.chat.vocab.location_first, parts.model.text_head.weight
+    first, head = (0, head) if config.all_words else (first, head[first : first + NUM_LOCATIONS])
     places = [form.places_N4[form.found_N4 < 0] for form in forms]
     states_MD = states_at(parts.model, [form.embeddings_LD for form in forms], places)
-    logits_MV = torch.nn.functional.linear(states_MD, parts.model.text_head.weight[first : first + NUM_LOCATIONS]).double()
+    logits_MV = torch.nn.functional.linear(states_MD, head).double()
     log_p_MV = logits_MV.log_softmax(-1)
     for form, at, logits, log_p in zip(
         forms, places, *(x.split([len(at) for at in places]) for x in (logits_MV, log_p_MV)), strict=True
     ):
         uniforms = torch.from_numpy(form.noise.random(len(at))).to(parts.device) if config.temperature > 0 else None
         drawn_N4 = draw_words(logits, uniforms, config.temperature).view(len(form.places_N4), -1)
-        sure_N4 = log_p.gather(-1, drawn_N4.view(-1, 1)).view(drawn_N4.shape)
-        count = sure_N4.shape[1] if last else CORNERS // config.steps
-        chosen = sure_N4.topk(count, -1).indices
+        log_p_here, logits_here = (x.gather(-1, drawn_N4.view(-1, 1)).view(drawn_N4.shape) for x in (log_p, logits))
+        each = 2 if config.two_by_logit else CORNERS // config.steps
+        count = log_p_here.shape[1] if last else each
+        chosen = (logits_here if config.two_by_logit else log_p_here).topk(count, -1).indices
         where = at.view(drawn_N4.shape).gather(1, chosen)
-        values = drawn_N4.gather(1, chosen)
+        words = first + drawn_N4.gather(1, chosen)
         corner = (form.places_N4[:, :, None] == where[:, None]).double().argmax(1)
-        form.found_N4.scatter_(1, corner, values)
-        form.log_p_N4.scatter_(1, corner, sure_N4.gather(1, chosen))
-        embedded = parts.model.text_embedding(first + values.flatten())
+        form.found_N4.scatter_(1, corner, words)
+        form.log_p_N4.scatter_(1, corner, log_p_here.gather(1, chosen))
+        embedded = parts.model.text_embedding(words.flatten())
         form.embeddings_LD.index_copy_(0, where.flatten(), embedded)
 
 
-def _boxes(phrases: Sequence[str], picture: Decoded, form: _Form) -> list[LocatedBox]:
-    """In order, and on the picture as it was given."""
+def _boxes(phrases: Sequence[str], picture: Decoded, form: _Form, config: GroundingConfig) -> list[LocatedBox]:
+    """In order, and on the picture as it was given; the words are coordinates, or none."""
     width, height = picture.original_size
     found = []
     for phrase, corners, log_p in zip(phrases, form.found_N4.tolist(), form.log_p_N4.mean(1).tolist(), strict=True):
-        (x0, x1), (y0, y1) = sorted(corners[::2]), sorted(corners[1::2])
+        if not all(0 <= each < NUM_LOCATIONS for each in corners):
+            found.append(LocatedBox(phrase, (0.0, 0.0, 0.0, 0.0), (0, 0, 0, 0), 0.0))
+            continue
+        xs, ys = (corners[side::2] if config.unordered else sorted(corners[side::2]) for side in (0, 1))
+        (x0, x1), (y0, y1) = xs, ys
         left, top, right, bottom = Box((x0, y0, x1, y1), phrase).pixels(width, height)
         inside = (
             min(max(left, 0.0), width),

@@ -147,17 +147,22 @@ def read_file(path: Path) -> Presets:
 
 
 def of_published(picture: PictureConfig | None) -> Presets:
-    """Those of a converted LaViDa-O: by default it draws as was published for pictures of this size."""
+    """Those of a converted LaViDa-O: by default it draws as was published for pictures of this size, and is asked in those words."""
+    presets = {name: _in_published_words(preset) for name, preset in BUILTIN.presets.items() if name != DEFAULT}
     name = "published-256" if picture is not None and picture.size <= 256 else "published-1024"
-    published = BUILTIN.presets[name]
-    default = replace(
-        BUILTIN.default,
-        about=f"as {name} and published-edit",
-        generate=published.generate,
-        score=published.score,
-        edit=BUILTIN.presets["published-edit"].edit,
+    published, edit = presets[name], presets["published-edit"].edit
+    about = f"as {name} and published-edit"
+    default = replace(BUILTIN.default, about=about, generate=published.generate, score=published.score, edit=edit)
+    return Presets(presets={DEFAULT: default, **presets})
+
+
+def _in_published_words(preset: Preset) -> Preset:
+    generate, edit = preset.generate, preset.edit
+    return replace(
+        preset,
+        generate=generate and replace(generate, published_words=True),
+        edit=edit and replace(edit, published_words=True),
     )
-    return Presets(presets={**BUILTIN.presets, DEFAULT: default})
 
 
 def as_file(presets: Presets) -> Mapping[str, str]:

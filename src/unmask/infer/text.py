@@ -50,6 +50,8 @@ class TextConfig:
         guidance: 1 is the plain model, more follows the prompt closer; costs a second pass without it.
         stop: whether to stop when the turn has ended and everything before its end is there.
         may_say_mask: whether the mask token itself may be committed, as in the published system.
+        published_words: whether to ask as the published inference code does; only for the plan of an edit is that not as it was trained
+            (`data/published_strings.py`).
         seed: of a sample's randomness, together with its number.
     """
 
@@ -67,6 +69,7 @@ class TextConfig:
     guidance: float = 1.0
     stop: bool = True
     may_say_mask: bool = False
+    published_words: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -357,6 +360,7 @@ def _ended(state: _State, sample: int) -> bool:
 
 
 def _cut(state: _State, sample: int) -> TextAnswer:
-    end = _end_of(state, sample)
+    """Up to the first end of the turn; nothing is still to come, so that a mask before it is one that was said."""
     words = state.words_SL[sample].tolist()
+    end = next((position for position, word in enumerate(words) if word in state.ends), None)
     return TextAnswer(tuple(words if end is None else words[:end]), end is not None, state.passes[sample])

@@ -8,7 +8,7 @@ from unmask.data.conversation import Conversation, ImageSlot, Located, MicroCond
 from unmask.data.preprocess.base import Columns, Example, Function, Row, preprocess
 from unmask.data.preprocess.cells import joined_texts_of, path_of, text_of, with_prefix
 from unmask.data.preprocess.llava import VISIBLE_TEXT_RATE
-from unmask.data.preprocess.text_to_image import SCORES, TRUNCATION, conditions_of, cut_caption
+from unmask.data.preprocess.text_to_image import CAPTION, SCORES, TRUNCATION, conditions_of, cut_caption
 from unmask.errors import RowError
 
 MAX_FEEDBACKS = 5
@@ -135,7 +135,7 @@ def layout_turns(
         plan: what stands where; None: nothing is planned.
         rest: what follows the request, such as `feedback`.
     """
-    ask = (f"Generate an image with the caption: {caption} ", conditions)
+    ask = (f"{CAPTION} {caption} ", conditions)
     if plan is None:
         return Turn("human", (*ask, ". ", *rest)), Turn("gpt", (image,))
     return Turn("human", (*ask, f". {PLAN_REQUEST}", *rest)), Turn("gpt", (_PLAN, Located(plan), " ", image))

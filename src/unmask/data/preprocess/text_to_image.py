@@ -14,13 +14,15 @@ TRUNCATE_RATE = 0.2
 TRUNCATE_ABOVE_CHARACTERS = 150
 SCORES = ("fltLaionAesthScore", "hpsv2")
 TRUNCATION = "with random_truncate, one caption in five longer than 150 characters keeps its first k sentences"
+CAPTION = "Generate an image with the caption:"
+"""What asks for a picture; its caption follows."""
 _HASH_CAPTIONS = ("longLLA_captions", "llava_next_caption", "caption")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def caption_turns(caption: str, image: ImageSlot, conditions: MicroConditions) -> tuple[Turn, ...]:
     """The words that ask for a picture; training and drawing both take them from here."""
-    ask = Turn("human", (f"Generate an image with the caption: {caption} ", conditions))
+    ask = Turn("human", (f"{CAPTION} {caption} ", conditions))
     return ask, Turn("gpt", ("Sure ", image))
 
 

@@ -17,7 +17,7 @@ from unmask.evaluate.parity.drawing_steps import Follower, drawn_at, follow_refi
 from unmask.evaluate.parity.folder import DRAWN, IMAGE, System
 from unmask.evaluate.parity.report import Cannot, Case
 from unmask.evaluate.parity.rows import Merged, embed, find_images, merge, pictures_of
-from unmask.infer.conditions import Places
+from unmask.infer.conditions import Places, published_prompt
 from unmask.infer.decoding import Condition, Guided, Painter
 
 
@@ -101,27 +101,16 @@ def _conditions(
     text_BLD, mask_D = embed(system, merged), system.model.text_embedding.weight[system.ids.mask]
     for ids_L, text_LD, codes in zip(merged.ids_BL, text_BLD, references, strict=True):
         drawn, reference, features = ids_L == system.ids.drawn, ids_L == system.ids.reference, ids_L == IMAGE
-        prompt = _prompt(ids_L, drawn, system, settings)
-        places = Places(~reference & ~drawn & ~features, features, reference, drawn)
+        if int((ids_L == system.ids.end_turn).sum()) < 2:
+            raise Cannot("its ids hold less than two ends of a turn")
+        prompt = published_prompt(ids_L, drawn, system.ids.end_turn, has_plan=settings.has_plan)
+        places = Places(~reference & ~drawn & ~features, features, reference, drawn, prompt)
         second = [] if settings.mode is None else [places.second(settings.mode)]
-        lacking = (places.nothing, *second, prompt)
+        lacking = (places.nothing, *second, places.prompt_L)
         rows.append([places.condition(text_LD, each, mask_D, codes) for each in lacking])
         prompts.append(prompt)
     case.equal("is_prompt", torch.stack(prompts))
     return rows
-
-
-def _prompt(ids_L: Tensor, drawn_L: Tensor, system: System, settings: DrawingSettings) -> Tensor:
-    """What the condition without a prompt lacks: all up to the second end of a turn, and the plan."""
-    ends = (ids_L == system.ids.end_turn).nonzero()[:, 0].tolist()
-    if len(ends) < 2:
-        raise Cannot("its ids hold less than two ends of a turn")
-    places = torch.arange(len(ids_L))
-    prompt: Tensor = places <= ends[1]
-    if settings.has_plan:
-        header = len(ids_L) - ends[-1] - 1  # of the empty turn behind the last, as long as the one before the plan
-        prompt |= (places > ends[1] + header) & (places < int(drawn_L.int().argmax()))
-    return prompt
 
 
 def _base(case: Case, system: System, rows: Sequence[Sequence[Condition]], painter: Painter, merged: Merged) -> None:

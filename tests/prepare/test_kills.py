@@ -49,7 +49,7 @@ def begin(command: list[str], slow: bool = True) -> BaseProcess:
 
 def _run(command: list[str], slow: bool, path: list[str]) -> None:
     sys.path[:] = path
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = Path(os.devnull).open("w")
     from unmask.cli.main import main
     from unmask.prepare import passes
 

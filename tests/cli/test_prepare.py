@@ -71,9 +71,11 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     listed = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in listed] == NAMES
     assert set(NAMES) >= PUBLIC
-    assert all(all(each[field] for field in ("title", "rows", "size", "licence", "purpose", "get")) for each in listed)
+    assert all(all(each[field] for field in ("title", "rows", "size", "licence", "purpose")) for each in listed)
+    assert all((each["get"] == "") == (each["licence"] == "yours") for each in listed)
     assert run("prepare", "list") == 0
-    assert "CC-BY-4.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "CC-BY-4.0" in said and "unmask prepare NAME --help: how to get a set" in said
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,6 +87,23 @@ def test_help_says_how_to_get_it_and_what_it_looks_like(name: str, capsys: pytes
     converter = CONVERTERS.get(name)
     assert converter.get in said and converter.layout in said and f"unmask prepare {name} SRC OUT.parquet" in said
     assert all(f"--{option.name}" in said for option in converter.options)
+    assert "OUT.report.json" in said and ("Get it:" in said) == (converter.licence != "yours")
+
+
+def test_help_says_which_columns_there_are_to_map(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, columns in (
+        ("csv", "instruction (--task edit); image, question, answer (--task ask)"),
+        ("folder", "OURS: caption"),
+    ):
+        with pytest.raises(SystemExit):
+            run("prepare", name, "--help")
+        assert columns in " ".join(capsys.readouterr().out.split())
+
+
+def test_data_of_ones_own_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prepare", "csv", tmp_path / "gone.csv", tmp_path / "o.parquet") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "gone.csv: there is no such file or folder; SRC has to be a .csv, .tsv, .parquet or .jsonl file" in said
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -157,7 +157,8 @@ def test_max_enc_images_over_lists_and_texts_in_one_column(tmp_path: Path) -> No
         ("filter: intWidth >", "filter: is no condition over a row: syntax error"),
         ("filter: intWidth + 1", "filter 'intWidth + 1' gives int64, not true or false; write one condition"),
         ("filter: caption > 1", "filter 'caption > 1': Binder Error: Cannot compare"),
-        ("columns: [s3_path, captoin]", "columns leaves out 'caption'"),
+        ("columns: [s3_path, captoin]", "columns leaves out 'caption', which"),
+        ("columns: [intWidth]", "columns leaves out 's3_path', 'caption', which"),
         ("columns: [s3_path, caption, widht]", "rows.parquet has no column 'widht'; it has"),
     ],
 )
@@ -176,6 +177,15 @@ def test_a_column_that_a_cutoff_wants_is_blamed_on_the_cutoff(tmp_path: Path) ->
     assert str(caught.value).startswith(f"{tmp_path / 'data.yaml'}:6: ") and "has no column 'fltLaionAesthScore'" in str(
         caught.value
     )
+
+
+def test_all_columns_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
+    made = [{"picture": row["s3_path"], "captions": row["caption"], "number": 1} for row in rows(3)]
+    with pytest.raises(DataError) as caught:
+        entry(tmp_path, "filter: hpsv2 > 0.25 and number = 1", made)
+    file, lines = tmp_path / "rows.parquet", str(tmp_path / "data.yaml")
+    missing = f"has no columns 's3_path', 'caption', 'hpsv2' (for {lines}:5); it has picture, captions, number"
+    assert str(caught.value) == f"{lines}:3: {file} {missing}; 'caption': did you mean 'captions'?"
 
 
 def test_rows_of_two_samplings_of_one_table(tmp_path: Path) -> None:

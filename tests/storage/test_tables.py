@@ -159,6 +159,13 @@ def test_missing_columns(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path, "a.csv", "s3_path,caption\nx,y\n")
     text = f"{WHERE}: {path} has no column 'captoin'; it has s3_path, caption; did you mean 'caption'?"
     assert fails([path], ["captoin"], cache) == text
+    text = f"{WHERE}: {path} has no columns 'captoin', 's3path', 'q'; it has s3_path, caption"
+    near = "'captoin': did you mean 'caption'?; 's3path': did you mean 's3_path'?"
+    assert fails([path], ["captoin", "caption", "s3path", "q"], cache) == f"{text}; {near}"
+    assert (
+        fails([path], ["q", "z"], cache)
+        == f"{WHERE}: {path} has no columns 'q', 'z'; it has s3_path, caption; known: caption, s3_path"
+    )
     wide = write_parquet(tmp_path, "w.parquet", {f"c{n:02}": [1] for n in range(40)})
     text = fails([path, wide], ["caption"], cache)
     assert (

@@ -16,6 +16,7 @@ from unmask.cli.prepare_passes import add_passes, pair
 from unmask.errors import DataError
 from unmask.prepare.converter import Converter, Job, readable
 from unmask.prepare.entry import entry_text
+from unmask.prepare.mapping import columns_by_task
 from unmask.prepare.report import dumps
 from unmask.prepare.run import prepare, report_path
 from unmask.prepare.sets import CONVERTERS
@@ -58,9 +59,10 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(sub: argparse.ArgumentParser, converter: Converter) -> None:
     """What every set understands."""
-    sub.add_argument("src", nargs="?", type=Path, metavar="SRC", help="the data set as downloaded")
+    what = "the data set as downloaded" if converter.get else "your data"
+    sub.add_argument("src", nargs="?", type=Path, metavar="SRC", help=what)
     sub.add_argument("out", nargs="?", type=Path, metavar="OUT.parquet", help="the record file to write")
-    modes = {"archive": "leave pictures in their tars", "folder": "unpack them, or take them from a folder"}
+    modes = {"archive": "leave pictures in their tars", "folder": "pictures are files, unpacked if need be"}
     said = "; ".join(f"{mode}: {modes[mode]}" for mode in converter.modes)
     sub.add_argument(
         "--images", choices=("archive", "folder"), default=converter.modes[0], help=f"{said} (default {converter.modes[0]})"
@@ -96,19 +98,23 @@ def _add_common(sub: argparse.ArgumentParser, converter: Converter) -> None:
     sub.add_argument("--print-entry", action="store_true", help="only print the entry of a data file that fits OUT")
     sub.add_argument("--json", action="store_true", help="print the report for programs")
     if converter.guess is not None:
-        sub.add_argument(
-            "--map", action="append", default=[], metavar="OURS=THEIRS", help="name a column, where the guess is wrong"
-        )
+        ours = columns_by_task() if any(option.name == "task" for option in converter.options) else "caption"
+        said = f"name a column, where the guess is wrong; may be given again. OURS: {ours}"
+        sub.add_argument("--map", action="append", default=[], metavar="OURS=THEIRS", help=said)
 
 
 def _description(converter: Converter) -> str:
+    title, command = converter.title, f"  unmask prepare {converter.name} SRC OUT.parquet"
+    public = (f"{title}. For: {converter.purpose}. Licence: {converter.licence}.", "", f"Get it:   {converter.get}")
     lines = (
-        f"{converter.title}. For: {converter.purpose}. Licence: {converter.licence}.",
-        "",
-        f"Get it:   {converter.get}",
+        *(public if converter.get else (f"{title[0].upper()}{title[1:]}.", "")),
         f"SRC is    {converter.layout}.",
         "",
-        f"  unmask prepare {converter.name} SRC OUT.parquet",
+        command,
+        *([f"{command} --map caption=THEIRS"] if converter.guess is not None else []),
+        "",
+        "Writes the rows to OUT.parquet; beside it OUT.report.json, which counts what was read, kept and left out, and why. Prints the entry",
+        "of a data file that fits them. A run that was stopped goes on with the same command.",
     )
     return "\n".join(lines).replace("%", "%%")
 
@@ -193,3 +199,4 @@ def _list(as_json: bool, console: Console) -> None:
         address = " ".join(found.removeprefix("https://") for found in _ADDRESS.findall(row["get"])[:1])
         table.add_row(*(Text(row[field]) for field in ("name", "rows", "size", "licence", "purpose")), Text(address))
     console.print(table)
+    console.print("unmask prepare NAME --help: how to get a set, what its folder has to look like, its own choices", markup=False)

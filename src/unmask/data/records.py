@@ -151,10 +151,11 @@ class Dataset:
 def _check_projection(spec: DatasetSpec, required: list[str]) -> None:
     lacking = [column for column in required if column not in (spec.columns or ())]
     if lacking:
+        names = ", ".join(f"'{name}'" for name in lacking)
         raise DataError(
-            f"columns leaves out '{lacking[0]}', which '{spec.preprocess_fn}' or a filter of this entry reads",
+            f"columns leaves out {names}, which '{spec.preprocess_fn}' or a filter of this entry reads",
             where=spec.at("columns"),
-            fix=f"add '{lacking[0]}', or leave `columns` out",
+            fix=f"add {names}, or leave `columns` out",
         )
 
 

@@ -183,7 +183,7 @@ class Converter:
     Attributes:
         name: on the command line.
         title, licence, size, rows, purpose: for `unmask prepare list`.
-        get: how to download it.
+        get: how to download it; empty for data of one's own.
         layout: what `src` has to look like; the words of the error if it does not.
         schema: the columns of the record file.
         shards: names of the units of work, in order; a name that is a path below `src` is watched for changes.

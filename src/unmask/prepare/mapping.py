@@ -61,6 +61,11 @@ TASK = Option("task", "draw", "what the rows are for", tuple(_GUESSES))
 PATHS = ("s3_path", "input_paths", "output_paths", "image")
 
 
+def columns_by_task() -> str:
+    """Our columns, for help: what `--map` may name."""
+    return "; ".join(f"{', '.join((*needed, *_OPTIONAL[task]))} (--task {task})" for task, needed in _GUESSES.items())
+
+
 def guess(job: Job, names: Sequence[str]) -> dict[str, str]:
     """Our column -> theirs: what `--map` says, then the first of the usual names that is there.
 

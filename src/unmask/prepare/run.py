@@ -286,7 +286,9 @@ def _prefixed(value: Any, prefix: str) -> Any:
 def _check(converter: Converter, job: Job) -> None:
     """Refuse what cannot work before anything is written."""
     if not job.src.exists():
-        raise DataError("there is no such folder", where=str(job.src), fix=f"download it: {converter.get}")
+        if converter.get:
+            raise DataError("there is no such folder", where=str(job.src), fix=f"download it: {converter.get}")
+        raise DataError("there is no such file or folder", where=str(job.src), fix=f"SRC has to be {converter.layout}")
     if job.out.suffix != ".parquet":
         raise DataError(
             f"the record file has to end in .parquet, not '{job.out.suffix}'", where=str(job.out), fix=f"{job.out}.parquet"

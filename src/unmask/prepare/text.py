@@ -32,8 +32,8 @@ def clean(value: str) -> str:
 
 
 def has_reserved(text: str) -> bool:
-    """Whether a text holds what a prompt would take for a picture, a box or the end of a turn."""
-    return ("<" in text or "[[" in text) and _RESERVED.search(text) is not None
+    """Whether a text holds what a prompt would take for a picture, a box or the end of a turn; most hold no bracket, which is seen at once."""
+    return ("<" in text or "[" in text) and _RESERVED.search(text) is not None
 
 
 def caption_of(value: object) -> tuple[str, str | None]:
@@ -64,7 +64,7 @@ def turns_of(value: object, pictures: int) -> tuple[Turns, str | None]:
     if [turn["from"] for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
         return [], "turns do not alternate"
     for turn in turns:
-        if ("<" in turn["value"] or "[[" in turn["value"]) and _OTHER_RESERVED.search(turn["value"]):
+        if ("<" in turn["value"] or "[" in turn["value"]) and _OTHER_RESERVED.search(turn["value"]):
             return [], RESERVED_TEXT
     problem = _place_images(turns, pictures)
     if problem is None and any(not turn["value"].replace(IMAGE, "").strip() for turn in turns):

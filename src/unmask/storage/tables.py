@@ -269,18 +269,26 @@ def _choose(files: Sequence[RecordFile], asked: _Asked) -> list[str]:
     if asked.columns is None:
         return present
     for file in files:
-        for name in asked.columns:
-            if name not in file.names:
-                what = f"{file.path} has no column '{name}'; it has {some(file.names)}"
-                if name in asked.blame:
-                    raise DataError(what, where=asked.blame[name], fix=nearest(name, file.names))
-                raise file.error(f"has no column '{name}'; it has {some(file.names)}", nearest(name, file.names))
+        lacking = [name for name in asked.columns if name not in file.names]
+        if lacking:
+            raise _lacks(file, lacking, asked.blame)
     names = list(dict.fromkeys([*asked.columns, *(name for name in asked.optional if name in present)]))
     for file in files:
         if not set(names) & set(file.names):
             wanted = some([*asked.columns, *asked.optional])
             raise file.error(f"has none of the columns {wanted}; it has {some(file.names)}")
     return names
+
+
+def _lacks(file: RecordFile, lacking: Sequence[str], blame: Mapping[str, str]) -> DataError:
+    """All the columns that a file lacks, at the place that asks for the first; those that another place asks for say which."""
+    place = blame.get(lacking[0])
+    shown = [f"'{name}'" + (f" (for {blame[name]})" if blame.get(name, place) != place else "") for name in lacking]
+    what = f"has no column{'s' if len(lacking) > 1 else ''} {', '.join(shown)}; it has {some(file.names)}"
+    advice = [(name, nearest(name, file.names)) for name in lacking]
+    near = [f"'{name}': {said}" for name, said in advice if said and said.startswith("did you mean")]
+    fix = "; ".join(near) if near and len(lacking) > 1 else advice[0][1]
+    return file.error(what, fix) if place is None else DataError(f"{file.path} {what}", where=place, fix=fix)
 
 
 def _schema(files: Sequence[RecordFile], names: Sequence[str]) -> pa.Schema:

@@ -22,7 +22,7 @@ from unmask.prepare.webdataset import FIELDS, Texts, convert_tar
 from unmask.storage.record_files import open_record_file
 
 _TABLES = ("*.csv", "*.tsv", "*.csv.gz", "*.tsv.gz", "*.parquet", "*.jsonl")
-_FACTS: dict[str, Any] = {"licence": "yours", "size": "any", "rows": "any", "get": "it is yours"}
+_FACTS: dict[str, Any] = {"licence": "yours", "size": "any", "rows": "any", "get": ""}
 _TABULAR: dict[str, Any] = {**_FACTS, "entry": entry, "paths": PATHS, "modes": ("folder",)}
 
 

@@ -75,7 +75,7 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 50, planned: 10, edits: 200, grounding: 50, questions: 60, judged: 20, plans: 5}
+weights: {drawing: 70, planned: 10, edits: 200, grounding: 60, questions: 100, judged: 10, plans: 5}
 """,
 )
 

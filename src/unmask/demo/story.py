@@ -44,7 +44,7 @@ class Plan:
     """
 
     pictures: int = 3000
-    steps: tuple[int, ...] = (1300, 1400, 200, 700)
+    steps: tuple[int, ...] = (1300, 1400, 200, 1000)
     batch: int = 32
     held_out: int = 64
     trial: int = 8

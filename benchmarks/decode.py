@@ -27,8 +27,9 @@ from benchmarks.published_loop import Conditions, published_drawing
 from unmask.diffusion.guidance import published_edit_weights
 from unmask.diffusion.schedules import commit_counts
 from unmask.diffusion.unmasking import stratified_order
-from unmask.infer.decoding import Condition, DrawingConfig, Guided, Painter
+from unmask.infer.decoding import Condition, Guided, Painter
 from unmask.infer.text import CACHES, TextConfig, TextPrompt, answer
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.config import ComputeConfig
 from unmask.model.unified import UnifiedModel, count_parameters
 

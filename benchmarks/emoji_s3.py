@@ -25,8 +25,8 @@ from PIL import Image
 from tests.s3_server import serve_s3
 from unmask.data.images import decode
 from unmask.demo.report import contact_sheet
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.pipelines import LoadedModel, load
+from unmask.infer.unmasking_config import DrawingConfig
 
 DATA = """\
 datasets:

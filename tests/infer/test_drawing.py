@@ -21,10 +21,11 @@ from unmask.diffusion.unmasking import CodeOrder, stratified_order
 from unmask.errors import ConfigError
 from unmask.infer import memory
 from unmask.infer.conditions import Places
-from unmask.infer.decoding import DrawingConfig, Guided, Painter, Watch
+from unmask.infer.decoding import Guided, Painter, Watch
 from unmask.infer.drawing import PartialPicture, Size
 from unmask.infer.memory import OutOfMemory
 from unmask.infer.pipelines import LoadedModel, load
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.transformer import Packing
 from unmask.model.unified import ModelInputs, UnifiedModel, Wanted
 from unmask.train.config import load_stage

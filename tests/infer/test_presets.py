@@ -10,12 +10,12 @@ from tests.runs import write_run
 from unmask.config import to_yaml
 from unmask.diffusion.guidance import edit_weights, published_edit_scales, published_edit_weights
 from unmask.errors import ConfigError
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
 from unmask.infer.pipelines import load
 from unmask.infer.pointing import GroundingConfig
 from unmask.infer.presets import BUILTIN, DECODE, Preset, Presets, as_file, change, of_published, read, read_file
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.config import PictureConfig
 from unmask.train.config import load_stage
 from unmask.train.engine import train

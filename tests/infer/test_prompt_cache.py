@@ -8,8 +8,9 @@ from torch import Tensor
 
 from tests.models import micro_model
 from unmask.errors import ConfigError
-from unmask.infer.decoding import Condition, DrawingConfig, DrawingStep, Guided, Painter
+from unmask.infer.decoding import Condition, DrawingStep, Guided, Painter
 from unmask.infer.prompt_cache import PromptCache
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.packing import Packing
 from unmask.model.transformer import Streams
 from unmask.model.unified import UnifiedModel

@@ -17,12 +17,12 @@ from unmask.data.preprocess.planning import layout_turns
 from unmask.data.preprocess.text_to_image import caption_turns
 from unmask.data.tokenize import Role
 from unmask.infer.answering import Question
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
 from unmask.infer.inputs import Prompt, PromptBuilder
 from unmask.infer.pipelines import LoadedModel
 from unmask.infer.planning import plan
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 
 DRAWN, SOURCE = ImageSlot("image_gen", ""), {"source 1": decode(png(1, 40, 30), target=None)}
 CONDITIONS = "ORIGINAL WIDTH : 1024; ORIGINAL HEIGHT : 1024; TOP : 0; LEFT : 0; SCORE : 6.500"

@@ -13,10 +13,10 @@ from unmask.data.preprocess.planning import feedback, layout_turns
 from unmask.data.tokenize import Role
 from unmask.errors import ConfigError
 from unmask.infer import reflecting
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Drawing
 from unmask.infer.pipelines import LoadedModel
 from unmask.infer.reflecting import explain
+from unmask.infer.unmasking_config import DrawingConfig
 
 PLAN = "<box_p> cat </box_p><LOC_BEGIN><LOC_300><LOC_200><LOC_700><LOC_640><LOC_END>"
 

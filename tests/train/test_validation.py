@@ -23,8 +23,8 @@ from unmask.config import FieldError, to_yaml
 from unmask.data.boxes import Box
 from unmask.distributed.spawn import spawn
 from unmask.errors import ConfigError
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.pipelines import load
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.weights import native
 from unmask.train.config import load_stage
 from unmask.train.engine import train

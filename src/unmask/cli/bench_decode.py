@@ -72,8 +72,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         raise ConfigError(f"--batch-size is {options.batch_size}, and must be 1 or more")
     model = model_options.load(options)
     from unmask.infer import measuring, presets  # noqa: PLC0415  (`--help` stays quick)
-    from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
     from unmask.infer.text import TextConfig  # noqa: PLC0415
+    from unmask.infer.unmasking_config import DrawingConfig  # noqa: PLC0415
 
     base, _ = model_options.settings(model.presets.of(DrawingConfig, options.preset), options)
     steps = options.steps or [base.steps, base.steps // 2 or 1, base.steps // 4 or 1]

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def _how(model: "LoadedModel", options: argparse.Namespace, console: Console | None = None) -> dict[str, Any]:
     """The arguments of `LoadedModel.generate` that say how, by the command line."""
     from unmask.infer import drawing  # noqa: PLC0415  (`--help` stays quick)
-    from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
+    from unmask.infer.unmasking_config import DrawingConfig  # noqa: PLC0415
 
     size, score = pictures.read_size(options.size), options.score
     config, named = model_options.settings(model.presets.of(DrawingConfig, options.preset), options)
@@ -108,8 +108,8 @@ def _how(model: "LoadedModel", options: argparse.Namespace, console: Console | N
 
 def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
     """The same by the record of a picture."""
-    from unmask.infer.decoding import DrawingConfig  # noqa: PLC0415
     from unmask.infer.presets import from_record  # noqa: PLC0415
+    from unmask.infer.unmasking_config import DrawingConfig  # noqa: PLC0415
 
     width, height = record["size"]
     how = {"config": from_record(DrawingConfig, record), "score": record["score"], "size": (width, height)}

@@ -17,10 +17,10 @@ from unmask.config import dump
 from unmask.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from unmask.infer.decoding import UnmaskingConfig
     from unmask.infer.drawing import Drawing, PartialPicture
     from unmask.infer.pipelines import LoadedModel
     from unmask.infer.requests import Request, Work
+    from unmask.infer.unmasking_config import UnmaskingConfig
 
 FRAMES = 8
 FLAGS = (

@@ -14,11 +14,11 @@ from unmask.data.preprocess.understanding import judge_words
 from unmask.demo.reading import Score, overlap, score, stands_as
 from unmask.demo.scenes import Box, Drawn, Scene, caption, draw
 from unmask.demo.tasks import RIGHT, WRONG, Edit, edits, expressions, mistaken, questions
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
 from unmask.infer.pipelines import LoadedModel
 from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 
 DRAWING = DrawingConfig(steps=64, guidance=2.0, temperature=0.3)
 EDITING = EditConfig(steps=16, guidance_text=1.0, guidance_image=1.0, temperature=0.0)

@@ -21,8 +21,9 @@ from unmask.data.preprocess.text_to_image import caption_turns
 from unmask.diffusion.unmasking import has_stratified_order
 from unmask.errors import ConfigError
 from unmask.infer import memory
-from unmask.infer.decoding import DrawingConfig, Guided, Painter, UnmaskingConfig
+from unmask.infer.decoding import Guided, Painter
 from unmask.infer.inputs import ModelParts, PromptBuilder
+from unmask.infer.unmasking_config import DrawingConfig, UnmaskingConfig
 
 Size = int | tuple[int, int]
 """The side of a square in pixels, or width and height."""

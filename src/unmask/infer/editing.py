@@ -20,9 +20,10 @@ from unmask.data.images import Decoded
 from unmask.data.preprocess.editing import edit_turns
 from unmask.diffusion.guidance import check_edit_mode, edit_weights
 from unmask.errors import ConfigError
-from unmask.infer.decoding import Guided, Painter, UnmaskingConfig
+from unmask.infer.decoding import Guided, Painter
 from unmask.infer.drawing import Drawing, Job, Watching, draw
 from unmask.infer.inputs import ModelParts, Picture, PromptBuilder, open_pictures
+from unmask.infer.unmasking_config import UnmaskingConfig
 
 MAY_CHANGE = 128
 """The level from which a mask lets a pixel change."""

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from unmask.errors import ConfigError
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import fitting, grid_of
 from unmask.infer.pipelines import LoadedModel
 from unmask.infer.text import CACHES, TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Shown = Image.Image | str

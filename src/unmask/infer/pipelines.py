@@ -14,7 +14,6 @@ from unmask.data.tokenize import ChatTokenizer, load_tokenizer
 from unmask.errors import CheckpointError, ConfigError, did_you_mean
 from unmask.infer import answering, drawing, editing, planning, pointing, presets, reflecting
 from unmask.infer.answering import Answer, Estimate, Images, OnText
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Drawing, PartialPicture, Size, Watching
 from unmask.infer.editing import EditConfig
 from unmask.infer.inputs import ModelParts, Picture
@@ -24,6 +23,7 @@ from unmask.infer.pointing import GroundingConfig, LocatedBox
 from unmask.infer.presets import BUILTIN, Presets
 from unmask.infer.reflecting import Wishes
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.config import ModelConfig, PictureConfig
 from unmask.model.image_tokenizer import load_image_tokenizer
 from unmask.model.unified import UnifiedModel, materialise

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 from unmask.config import FieldError, apply_overrides, build, parse_text, read_yaml, to_yaml
 from unmask.diffusion.guidance import published_edit_scales
 from unmask.errors import ConfigError, did_you_mean
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.editing import EditConfig
 from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.model.config import PictureConfig
 from unmask.model.weights.native import DECODE
 

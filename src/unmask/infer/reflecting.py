@@ -16,11 +16,11 @@ from unmask.data.preprocess.understanding import judge_words
 from unmask.errors import ConfigError
 from unmask.infer import answering, drawing, planning
 from unmask.infer.answering import Question
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Caption, Drawing, Size, Try, Watching, conditions
 from unmask.infer.inputs import ModelParts
 from unmask.infer.output import writing
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.page import picture, write_page
 from unmask.randomness import key_digest
 

@@ -25,13 +25,13 @@ from unmask.data.records import Mixture
 from unmask.data.sample import SampleBuilder
 from unmask.data.spec import load_mixture
 from unmask.errors import ConfigError
-from unmask.infer.decoding import DrawingConfig
 from unmask.infer.drawing import Drawing
 from unmask.infer.editing import EditConfig
 from unmask.infer.output import write_drawings
 from unmask.infer.pipelines import LoadedModel
 from unmask.infer.pointing import GroundingConfig
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import DrawingConfig
 from unmask.train.validation_page import write_validation_page
 
 Ability = Literal["generate", "edit", "understand", "ground"]

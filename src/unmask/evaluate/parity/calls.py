@@ -9,8 +9,8 @@ from unmask.diffusion.schedules import CommitSchedule
 from unmask.diffusion.unmasking import Confidence
 from unmask.errors import ConfigError
 from unmask.evaluate.parity.report import Cannot
-from unmask.infer.decoding import UnmaskingConfig
 from unmask.infer.text import TextConfig
+from unmask.infer.unmasking_config import UnmaskingConfig
 
 REMASKING: Mapping[str, Confidence] = {
     "low_confidence": "low_confidence", "margin": "margin", "entrophy": "entropy", "entropy": "entropy", "random": "random",

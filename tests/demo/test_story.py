@@ -20,7 +20,7 @@ from unmask.train.stages import origin_of
 def test_the_whole_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exam, "DRAWING", replace(exam.DRAWING, steps=4))
     monkeypatch.setattr(exam, "EDITING", replace(exam.EDITING, steps=4))
-    scores = tell(tmp_path, Plan(pictures=24, steps=(2, 2, 2, 2), batch=4, held_out=2, trial=1), Console(quiet=True))
+    scores = tell(tmp_path, Plan(pictures=24, steps=(2, 2, 2, 2), batches=(4, 4, 4, 4), held_out=2, trial=1), Console(quiet=True))
     assert list(scores) == ["untrained", *(course.stage for course in COURSES)]
     assert scores == json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert all(set(each) == set(TASKS) and all(0 <= share <= 1 for share in each.values()) for each in scores.values())

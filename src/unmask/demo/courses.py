@@ -75,7 +75,7 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 70, planned: 10, edits: 200, grounding: 60, questions: 100, judged: 10, plans: 5}
+weights: {drawing: 100, planned: 10, edits: 220, grounding: 55, questions: 105, judged: 5, plans: 5}
 """,
 )
 
@@ -114,7 +114,11 @@ COURSES = (
     Course("s2-1024", "drawing, 128 px", SCENES, ("profile=published-scripts", "image.size=128", "optim.lr=1e-3")),
     Course(
         "s3-unified", "everything", EVERYTHING,
-        ("image.size=128", "corruption.reference_drop=0.1", "optim.lr=1e-3", "optim.lr_by_part={vision_tower: 1e-4}"), edits=True,
+        (
+            "image.size=128", "corruption.reference_drop=0.1",
+            "optim.lr=7e-4", "optim.lr_by_part={vision_tower: 7e-5}", "optim.min_lr_ratio=0.0",
+        ),
+        edits=True,
     ),
 )  # fmt: skip
 

@@ -112,7 +112,7 @@ def read(image: Image.Image) -> Reading:
             things.append((area, _identify(piece, colour, nearest)))
     things.sort(key=lambda entry: -entry[0])
     found = tuple(thing for _, thing in things)
-    relation = _relation(found[0].box, found[1].box, labels.shape) if len(found) >= 2 else None
+    relation = relation_of(found[0].box, found[1].box, labels.shape) if len(found) >= 2 else None
     return Reading(found, relation, specks / labels.size, len(found) <= MOST_THINGS)
 
 
@@ -135,7 +135,7 @@ def score(scene: Scene, image: Image.Image) -> Score:
         first, second = pair
         relation = False
         if first is not None and second is not None and colours == 2:
-            relation = _relation(first.box, second.box, (image.height, image.width)) == scene.relation
+            relation = relation_of(first.box, second.box, (image.height, image.width)) == scene.relation
         complete = colours == 2 and shapes == 2 and relation
         alone = len(reading.things) == 2 and reading.clutter <= CLUTTER
         mark = Score(colours, shapes, relation, complete and alone)
@@ -270,7 +270,7 @@ def _overlap(silhouette: Mask, ideal: Floats) -> float:
     return float(np.minimum(silhouette, ideal).sum() / np.maximum(silhouette, ideal).sum())
 
 
-def _relation(first: Box, second: Box, canvas: tuple[int, ...]) -> str | None:
+def relation_of(first: Box, second: Box, canvas: tuple[int, ...]) -> str | None:
     """Where the first box is as seen from the second: along the axis on which their middles are farther apart."""
     across = (first[0] + first[2] - second[0] - second[2]) / 2 / canvas[1]
     down = (first[1] + first[3] - second[1] - second[3]) / 2 / canvas[0]

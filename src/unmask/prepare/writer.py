@@ -38,11 +38,11 @@ class Parquet:
         self._writer: Any = None
 
     def __enter__(self) -> "Parquet":
-        self._draft.parent.mkdir(parents=True, exist_ok=True)
         self._writer = self._open(self._draft)
         return self
 
     def _open(self, draft: Path) -> Any:
+        draft.parent.mkdir(parents=True, exist_ok=True)
         return pq.ParquetWriter(draft, self._schema, compression="zstd", version="2.6")
 
     def add(self, row: Row) -> None:
@@ -85,7 +85,10 @@ class Parquet:
 
 
 class Part(Parquet):
-    """The same as an Arrow file, which costs less to write and to read: for what stands for a while only."""
+    """The same as an Arrow file, which costs less to write and to read: for what stands for a while only.
+
+    Its folder has to be there: a worker that outlives a killed run does not make one again that the next run has removed.
+    """
 
     def _open(self, draft: Path) -> Any:
         return pa.ipc.new_file(str(draft), self._schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))

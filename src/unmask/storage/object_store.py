@@ -7,7 +7,6 @@ obstore hangs for ever in a process that was forked after obstore had been used:
 remembers the process and refuses, rather than hang.
 """
 
-import contextlib
 import os
 import random
 import threading
@@ -26,9 +25,10 @@ from unmask.errors import ConfigError, StorageError, did_you_mean
 from unmask.storage.addresses import SCHEMES as SCHEMES
 from unmask.storage.addresses import plain_http_key, shown, split
 from unmask.storage.faults import BadRequest, NotFound, ObjectError, TooLarge, diagnose, file_fault
+from unmask.storage.local_files import remove_drafts, write_file
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
 OPTIONS = {
@@ -41,6 +41,9 @@ OPTIONS = {
 
 MAX_BYTES = 256 << 20
 """The largest object that `get` reads, in bytes, unless told otherwise."""
+
+WHOLE_BYTES = 32 << 20
+"""Larger objects are sent in parts."""
 
 CONNECT_SECONDS, STALL_SECONDS, TRY_SECONDS, RETRY_SECONDS = 2.0, 5.0, 60.0, 30.0
 """Bounds on: connecting; waiting for the next byte; one whole try; the time after which nothing is tried again."""
@@ -64,6 +67,19 @@ class ObjectStat(NamedTuple):
     size: int
     mark: str
     etag: str | None = None
+
+
+class Listing(NamedTuple):
+    """What lies in a place from one address on.
+
+    Attributes:
+        first, last: every object between them is known, both included.
+        found: objects by address.
+    """
+
+    first: str
+    last: str
+    found: dict[str, ObjectStat]
 
 
 class ObjectStore:
@@ -178,9 +194,7 @@ class ObjectStore:
                 raise file_fault(error, url) from None
             return ObjectStat(found.st_size, str(found.st_mtime_ns))
         client, key = self._client(scheme, root, key, url)
-        meta = self._retry(lambda: obstore.head(client, key), url, seconds)
-        etag = meta.get("e_tag")
-        return ObjectStat(meta["size"], f"{etag} {meta.get('last_modified')}", etag)
+        return _stat(self._retry(lambda: obstore.head(client, key), url, seconds))
 
     def size(self, url: str) -> int:
         """Bytes of the object, without reading it.
@@ -198,19 +212,58 @@ class ObjectStore:
             return False
         return True
 
-    def put(self, url: str, data: bytes) -> None:
-        """Store an object, whole or not at all; folders of a local path are made.
+    def listed(self, first: str, last: str, most: int) -> "Listing":
+        """The objects from one address to another of the same place, in one request for each thousand.
+
+        Args:
+            first, last: addresses.
+            most: how many are looked at, about; what else lies there is left open.
+
+        Raises:
+            ObjectError: as `get`.
+        """
+        scheme, root, key = split(first)
+        if scheme in ("file", "http", "https"):
+            return Listing(first, "", {})
+        client, key = self._client(scheme, root, key, first)
+        to, start = split(last)[2], first.removesuffix(key)
+        folder = os.path.commonpath([os.path.dirname(key), os.path.dirname(to)])
+
+        def ask() -> Listing:
+            found: dict[str, ObjectStat] = {}
+            for page in obstore.list(client, folder or None, offset=key[:-1] or None, chunk_size=min(most, 1000)):
+                found.update((start + meta["path"], _stat(meta)) for meta in page)
+                end = page[-1]["path"] if page else key
+                if end >= to or len(found) >= most:
+                    return Listing(first, min(start + end, last), found)
+            return Listing(first, last, found)
+
+        try:
+            return self._retry(ask, first, None)
+        except NotFound:
+            return Listing(first, last, {})
+
+    def tidy(self, url: str) -> None:
+        """Remove what writers that were killed have left beside an address: drafts of files."""
+        scheme, _, key = split(url)
+        if scheme == "file":
+            remove_drafts(os.path.dirname(key))
+
+    def put(self, url: str, data: bytes) -> str | None:
+        """Store an object, whole or not at all; folders of a local path are made. Its ETag, if the place gives one.
 
         Raises:
             ObjectError: as `get`; `http(s)` addresses are read-only.
         """
         scheme, root, key = split(url)
         if scheme == "file":
-            return _write_file(key, data, url)
+            write_file(key, data, url)
+            return None
         if scheme in ("http", "https"):
             raise BadRequest("objects cannot be stored over http(s)", where=shown(url), fix="use s3://, gs://, az:// or a path")
         client, key = self._client(scheme, root, key, url)
-        self._retry(lambda: obstore.put(client, key, data), url, None)
+        parts = len(data) > WHOLE_BYTES
+        return self._retry(lambda: obstore.put(client, key, data, use_multipart=parts), url, None)["e_tag"]
 
     def place(self, url: str) -> str:
         """The bucket or host of an address, and its endpoint if one is set; for messages."""
@@ -318,6 +371,11 @@ def _rebuild(options: Mapping[str, str], max_bytes: int, try_seconds: float | No
     return ObjectStore(options, max_bytes=max_bytes, try_seconds=try_seconds)
 
 
+def _stat(meta: "ObjectMeta") -> ObjectStat:
+    etag = meta.get("e_tag")
+    return ObjectStat(meta["size"], f"{etag} {meta.get('last_modified')}", etag)
+
+
 def _guard_fork() -> None:
     """Remember the process that first used obstore; refuse in a child forked from it, where every call would hang."""
     global _used_in
@@ -328,16 +386,3 @@ def _guard_fork() -> None:
             f"the object store was used in process {_used_in} and then in process {os.getpid()}, forked from it, where it "
             "would hang; start worker processes with the 'spawn' method"
         )
-
-
-def _write_file(path: str, data: bytes, url: str) -> None:
-    draft = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(draft, "wb") as file:
-            file.write(data)
-        os.replace(draft, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise file_fault(error, url) from None

@@ -39,6 +39,26 @@ def test_share_of_masked_codes_is_the_ratio_and_of_dropped_prompts_the_rate() ->
     assert 0.08 < np.mean([noise.prompt_dropped for noise in noises]) < 0.12
 
 
+@pytest.mark.parametrize("shift", [0.5, 3.0, 8.0])
+def test_a_shift_moves_mask_ratios_as_its_formula_says_and_leaves_everything_else(shift: float) -> None:
+    """The draws are the same: the shifted ratio of a seed is that of its unshifted one, t -> s t / (1 + (s - 1) t)."""
+    plain, moved = CorruptionConfig(), CorruptionConfig(image_shift=shift)
+    for seed in range(200):
+        before, after = (draw_noise(5, 64, config, np.random.default_rng(seed), edits=True) for config in (plain, moved))
+        t = (before.image_ratio - 1e-3) / (1 - 1e-3)
+        assert math.isclose(after.image_ratio, 1e-3 + (1 - 1e-3) * shift * t / (1 + (shift - 1) * t), rel_tol=1e-9)
+        assert np.array_equal(before.text_mask_K, after.text_mask_K) and before.text_ratio == after.text_ratio
+        assert (before.prompt_dropped, before.references_dropped) == (after.prompt_dropped, after.references_dropped)
+        grown = after.code_mask_C >= before.code_mask_C if shift > 1 else after.code_mask_C <= before.code_mask_C
+        assert grown.all()
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, math.nan])
+def test_a_shift_that_is_none_is_refused(shift: float) -> None:
+    with pytest.raises(FieldError, match=f"image_shift: must be above 0, not {shift}; 1 leaves the mask ratios as they are"):
+        CorruptionConfig(image_shift=shift)
+
+
 @needs_golden
 def test_masks_of_the_published_forward_process() -> None:
     """Given the published draws (torch seed 5: t of shape [3], then r of shape [3, 20]) the masks are the published ones."""

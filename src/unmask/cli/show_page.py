@@ -93,6 +93,8 @@ def _lead(file: str, corridor: Corridor, walks: Sequence[Walk]) -> str:
     how: Settings = corridor.settings
     facts = f"model {how.model.name}, pictures of {how.encoding.image_size} px, seed {how.seed}, "
     facts += f"masks by the {how.corruption.image_policy} policy"
+    if how.corruption.image_shift != 1:
+        facts += f", shifted by {how.corruption.image_shift:g}"
     links = [
         f'<a href="#row-{number}"{" class=bad" if walk.error else ""}>{escape(_name(walk))}</a>'
         for number, walk in enumerate(walks)

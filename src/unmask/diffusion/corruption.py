@@ -22,6 +22,9 @@ class CorruptionConfig:
 
     Attributes:
         text_policy, image_policy: distribution of the mask ratio, drawn separately for text and for the picture.
+        image_shift: moves the picture's mask ratios up: t becomes s t / (1 + (s - 1) t), as the commit schedule of the sampler and SD3 (section 5.3.2)
+            move time for larger pictures. The more codes a picture has, the rarer it is that none of a thing's is seen; what a thing is to be
+            is decided there, and learned there alone. 1 (published) leaves the policy as it is.
         complementary: every sample comes twice, the second time with everything masked that was not: each target is learned from exactly
             once a step, each batch is twice as large. The published code can (model.md 4.5), and its stages leave it off.
         prompt_drop: share of the drawings whose prompt is masked throughout, so that guidance has an unconditional side; pictures to read go
@@ -35,6 +38,7 @@ class CorruptionConfig:
 
     text_policy: MaskPolicy = "cosine"
     image_policy: MaskPolicy = "cosine"
+    image_shift: float = 1.0
     complementary: bool = False
     prompt_drop: float = 0.1
     edit_prompt_drop: float | None = None
@@ -47,6 +51,8 @@ class CorruptionConfig:
             rate = getattr(self, name)
             if rate is not None and not 0 <= rate <= 1:
                 raise FieldError(name, f"is a share of the samples, 0 to 1, not {rate}")
+        if not self.image_shift > 0:
+            raise FieldError("image_shift", f"must be above 0, not {self.image_shift}; 1 leaves the mask ratios as they are")
 
     @property
     def copies(self) -> int:
@@ -112,8 +118,8 @@ class Noise:
         return 1 - masked_chance(1 - ratio, count) if self.is_complement else masked_chance(ratio, count)
 
 
-def mask_ratio(policy: MaskPolicy, rng: np.random.Generator) -> float:
-    """A mask ratio p in [0.001, 1]: t by the policy, then p = (1 - 1e-3) t + 1e-3.
+def mask_ratio(policy: MaskPolicy, rng: np.random.Generator, shift: float = 1.0) -> float:
+    """A mask ratio p in [0.001, 1]: t by the policy, shifted to s t / (1 + (s - 1) t), then p = (1 - 1e-3) t + 1e-3.
 
     `uniform`: t ~ U(0, 1). `cosine`: t = cos(pi u / 2), mean 2/pi. `logit_normal`: t = sigmoid(N(0, 1)).
     """
@@ -123,6 +129,8 @@ def mask_ratio(policy: MaskPolicy, rng: np.random.Generator) -> float:
         t = 1 / (1 + math.exp(-rng.standard_normal()))
     else:
         t = rng.random()
+    if shift != 1.0:
+        t = shift * t / (1 + (shift - 1) * t)
     return (1 - MIN_RATIO) * t + MIN_RATIO
 
 
@@ -165,7 +173,7 @@ def draw_noise(
         edits: whether the sample has references.
     """
     text_ratio = mask_ratio(config.text_policy, rng)
-    image_ratio = mask_ratio(config.image_policy, rng)
+    image_ratio = mask_ratio(config.image_policy, rng, config.image_shift)
     dropped = bool(rng.random() < config.prompt_rate(draws=num_codes > 0, edits=edits))
     text_mask = mask_from_draws(text_ratio, rng.random(num_text_targets))
     code_mask = mask_from_draws(image_ratio, rng.random(num_codes))

@@ -43,40 +43,53 @@ def convert_tar(job: Job, shard: str, wanted: tuple[str, ...], make_row: MakeRow
     Raises:
         Retract: at the end, for rows that turned out to be of such pictures.
     """
-    path = job.src / shard
     waiting: dict[str, _Sample] = {}
     repeated: set[str] = set()
-    damaged, needed, known = False, len(wanted), frozenset((*wanted, *FIELDS))
+    damaged, needed, sizes = False, len(wanted), job.sizes
+    stands = f"{shard}::" if job.images == "archive" else f"{shard.removesuffix('.tar')}/"
 
     def where(member: Member) -> str:
         return f"{shard}/{member.name}"
 
     try:
-        for tar, member in tar_members(path):
+        for tar, member in tar_members(job.src / shard):
+            name = member.name
             if member.refused:
                 yield Note(f"member refused: {member.refused}", where(member))
                 if member.refused == REPEATED:
-                    repeated.add(f"{shard}::{member.name.removeprefix('./')}")
+                    repeated.add(f"{shard}::{name.removeprefix('./')}")
                 continue
-            key, field = webdataset_key(member.name)
-            if field not in known:
-                if field not in _OTHER_FIELDS and not is_litter(member.name):
+            key, field = webdataset_key(name)
+            is_text = field in wanted
+            if not is_text and field not in FIELDS:
+                if field not in _OTHER_FIELDS and not is_litter(name):
                     yield Note("member of no known field", where(member))
                 continue
             sample = waiting.get(key)
             if sample is None:
-                if is_litter(member.name):
+                if is_litter(name):
                     continue
                 sample = waiting[key] = _Sample()
-            if field in wanted:
+            if is_text:
                 sample.texts[field] = tar.read(min(member.size, _MAX_TEXT))
             elif sample.picture is not None:
                 yield Note("second picture under one key", where(member))
             else:
                 _take_picture(job, shard, tar, member, sample)
-            if sample.picture is not None and len(sample.texts) == needed:
-                del waiting[key]
-                yield _item(job, shard, sample, make_row)
+            if sample.picture is None or len(sample.texts) < needed:
+                continue
+            del waiting[key]
+            if sizes and sample.size is None:
+                yield Dropped(BROKEN, f"{shard}/{sample.picture}")
+                continue
+            row, problem = make_row(sample.texts)
+            if problem is not None:
+                yield Dropped(problem, f"{shard}/{sample.picture}")
+                continue
+            row["s3_path"] = stands + sample.picture
+            if sample.size is not None:
+                row["intWidth"], row["intHeight"] = sample.size
+            yield row
     except TarDamage as damage:
         damaged = True
         yield Note(f"archive {damage}", shard)
@@ -90,22 +103,6 @@ def _take_picture(job: Job, shard: str, tar: Tar, member: Member, sample: _Sampl
     sample.picture = member.name
     if job.sizes:
         sample.size = member_size(tar, member)
-    if job.images == "folder" and not _is_broken(job, sample):
+    if job.images == "folder" and (sample.size is not None or not job.sizes):
         tar.rewind()
         write_whole(job.unpack / shard.removesuffix(".tar") / member.name, tar.read())
-
-
-def _is_broken(job: Job, sample: _Sample) -> bool:
-    return sample.size is None and job.sizes
-
-
-def _item(job: Job, shard: str, sample: _Sample, make_row: MakeRow) -> Item:
-    if _is_broken(job, sample):
-        return Dropped(BROKEN, f"{shard}/{sample.picture}")
-    row, problem = make_row(sample.texts)
-    if problem is not None:
-        return Dropped(problem, f"{shard}/{sample.picture}")
-    row["s3_path"] = f"{shard}::{sample.picture}" if job.images == "archive" else f"{shard.removesuffix('.tar')}/{sample.picture}"
-    if sample.size is not None:
-        row["intWidth"], row["intHeight"] = sample.size
-    return row

@@ -22,8 +22,8 @@ class CorruptionConfig:
 
     Attributes:
         text_policy, image_policy: distribution of the mask ratio, drawn separately for text and for the picture.
-        image_shift: moves the picture's mask ratios up: t becomes s t / (1 + (s - 1) t), as the commit schedule of the sampler and SD3 (section 5.3.2)
-            move time for larger pictures. The more codes a picture has, the rarer it is that none of a thing's is seen; what a thing is to be
+        image_shift: moves the picture's mask ratios up: t becomes s t / (1 + (s - 1) t), as the sampler's commit schedule does and SD3 (section
+            5.3.2) for larger pictures. The more codes a picture has, the rarer it is that none of a thing's is seen; what the thing is to be
             is decided there, and learned there alone. 1 (published) leaves the policy as it is.
         complementary: every sample comes twice, the second time with everything masked that was not: each target is learned from exactly
             once a step, each batch is twice as large. The published code can (model.md 4.5), and its stages leave it off.

@@ -256,3 +256,10 @@ def test_a_png_may_have_any_name(tmp_path: Path) -> None:
     assert show(write_data(tmp_path), "--size", "16", "--png", str(tmp_path / "row.picture")) == 0
     with Image.open(tmp_path / "row.picture") as image:
         assert image.format == "PNG"
+
+
+def test_what_stands_in_brackets_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files and settings such as `trainable=[all]` look like markup to the library that prints them."""
+    page_file = tmp_path / "[bold]rows[/bold] [all].html"
+    assert show(write_data(tmp_path / "[red]"), "--rows", "0:2", "--size", "16", "--html", str(page_file)) == 0
+    assert f"written: {page_file}" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     options = parse(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     try:
         options.run(options, console)
         sys.stdout.flush()

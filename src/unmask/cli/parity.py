@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unmask.errors import ConfigError, UnmaskError, did_you_mean
 
@@ -97,9 +98,9 @@ def _print(reports: list["CaseReport"], folder: "Folder", options: argparse.Name
             shown = [report.worst]
         number = f"{len(report.comparisons)} tensors, worst: " if not options.verbose else ""
         if report.not_run is not None:
-            table.add_row(report.name, report.kind, "[red]not run[/red]", "", "", report.not_run)
+            table.add_row(report.name, report.kind, Text("not run", "red"), "", "", report.not_run)
         for place, each in enumerate(shown):
-            state = each.note if each.holds else f"[red]differs[/red] {each.note}"
+            state = Text(each.note) if each.holds else Text.assemble(("differs", "red"), f" {each.note}")
             label = (report.name, report.kind) if place == 0 else ("", "")
             table.add_row(
                 *label,

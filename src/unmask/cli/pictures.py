@@ -98,7 +98,7 @@ def drawing_rows(
 
 def say(console: Console, options: argparse.Namespace, text: str) -> None:
     """A note to a person; behind `--json` it goes beside the output."""
-    (Console(stderr=True, highlight=False) if options.json else console).print(text, soft_wrap=True)
+    (Console(stderr=True, highlight=False, markup=False) if options.json else console).print(text, soft_wrap=True)
 
 
 def say_inexact(config: "UnmaskingConfig", options: argparse.Namespace, console: Console) -> None:

@@ -6,5 +6,5 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 def progress_bar(console: Console, *more: ProgressColumn) -> Progress:
     """A bar with how much is done of how much, and further columns; it vanishes when it is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *more)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *more)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

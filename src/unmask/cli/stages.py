@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     for name in absent:
         console.print(f"{name} does not exist in this profile")
     for other in (each for each in named if each != profile and options.profile is None):
-        console.print(f"\n[bold]{other}[/] says otherwise (profile={other}):")
+        console.print(Text.assemble("\n", (other, "bold"), f" says otherwise (profile={other}):"))
         for path, stage in stages.items():
             found = otherwise(stage, load(path, other)) if other in files[path] else ["does not exist"]
             console.print(Text(f"{stage.name}: " + ("; ".join(found) or "the same")), soft_wrap=True)

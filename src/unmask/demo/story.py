@@ -118,7 +118,7 @@ def _write_data(folder: Path, plan: Plan, scenes: Sequence[Scene], console: Cons
 
 
 def _run(command: Sequence[str], console: Console) -> None:
-    console.print(f"[bold]$ {shlex.join(command)}", soft_wrap=True)
+    console.print(f"$ {shlex.join(command)}", style="bold", soft_wrap=True)
     done = subprocess.run([sys.executable, "-m", "unmask", *command[1:]], check=False)
     if done.returncode:
         raise TrainingError(f"`{shlex.join(command[:3])} ...` left with code {done.returncode}", fix="see its message above")

@@ -1,5 +1,6 @@
 """Change pictures as told, or draw a part of them anew.
 
+  unmask edit builtin:demo --image scene.png "paint the red circle blue"     the model that ships: coloured shapes, two to a picture
   unmask edit runs/s3-unified --image a.png "make the circle red"
   unmask edit runs/s3-unified --image a.png "add a small cat" --mask where.png      only what is white in where.png may change
   unmask edit runs/s3-unified --image a.png --image b.png "put the hat of the second on the first"

@@ -1,5 +1,6 @@
 """Draw pictures from captions.
 
+  unmask generate builtin:demo "a red circle left of a blue square"     the model that ships: coloured shapes, two to a picture
   unmask generate runs/s2-256 "a red circle left of a blue square"
   unmask generate runs/s2-256 "a cat" "a dog" --steps 32 --guidance 4 --seed 7 --out pictures
   unmask generate weights/lavida-o "a harbour at dawn" --size 1024x768 --preset published-1024

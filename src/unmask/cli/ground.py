@@ -1,5 +1,6 @@
 """Find things in pictures: the box of each phrase, in pixels of the picture as it is.
 
+  unmask ground builtin:demo --image scene.png --phrase "the red circle"     the model that ships: coloured shapes, two to a picture
   unmask ground runs/s3-unified --image a.jpg --phrase "the red circle" --phrase "the cat on the left"
   unmask ground runs/s3-unified --image a.jpg --phrase "the red circle" --boxes-out a-boxes.png     the boxes drawn on the picture
   unmask ground runs/s3-unified --image a.jpg --image b.jpg --phrase "a cat" --boxes-out cats.html   a page with both

@@ -1,5 +1,6 @@
 """Ask about pictures, or about nothing.
 
+  unmask understand builtin:demo --image scene.png --question "What color is the circle?"    the model that ships: coloured shapes
   unmask understand runs/s3-unified --image a.jpg --question "What is on the mat?"
   unmask understand runs/s3-unified --image a.jpg --question "Who is it?" --question "Where?"       each about the picture
   unmask understand runs/s3-unified --image old.jpg --image new.jpg --question "What has changed?"   about both pictures

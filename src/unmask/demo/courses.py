@@ -75,7 +75,7 @@ datasets:
     preprocess_fn: preproces_text_to_image_generation_s3_loc
     process_fn_kwargs: {plan_only: true}
     length_group: plans
-weights: {drawing: 115, planned: 10, edits: 195, grounding: 55, questions: 115, judged: 5, plans: 5}
+weights: {drawing: 115, planned: 10, edits: 205, grounding: 50, questions: 120, judged: 5, plans: 5}
 """,
 )
 
@@ -115,8 +115,8 @@ COURSES = (
     Course(
         "s3-unified", "everything", EVERYTHING,
         (
-            "image.size=128", "corruption.image_shift=6", "corruption.reference_drop=0.05", "corruption.edit_prompt_drop=0.05",
-            "optim.lr=7e-4", "optim.lr_by_part={vision_tower: 7e-5}", "optim.min_lr_ratio=0.0",
+            "image.size=128", "corruption.image_shift=8", "corruption.reference_drop=0.05", "corruption.edit_prompt_drop=0.05",
+            "optim.lr=8e-4", "optim.lr_by_part={vision_tower: 8e-5}", "optim.min_lr_ratio=0.0",
         ),
         edits=True,
     ),

@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +265,7 @@ def count(stage_file: Path, seen: list[list[list[int]]]) -> int:
 
     stage = load_stage(stage_file)
     config = load_model_config(stage.model)
-    machine = replace(Machine.of(stage), foreach=False)
+    machine = Machine.of(stage)
     learns = what_a_stage_learns(stage, config)
     held = [[copy for each in shapes for copy in Shape(*each).copies(stage.corruption.copies)] for shapes in seen]
     return int(max(memory(shapes, stage, config, learns, machine).peak for shapes in held))

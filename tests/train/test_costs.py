@@ -29,7 +29,7 @@ from unmask.train.workload import Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ROOT / "config" / "stage"
-CPU = Machine(precision="fp32", recompute=False, accumulate="local", foreach=False)
+CPU = Machine(precision="fp32", recompute=False, accumulate="local")
 
 
 def test_operations_of_a_token_are_the_published_ones() -> None:

@@ -120,7 +120,6 @@ def print_plan(plan: "Plan", steps: int, console: Console) -> None:
         "weights gathered for computing": memory.gathered,
         f"activations ({machine.precision}, {mode}) and gradients by then": memory.activations,
         "or, before that: pictures on their way to codes": memory.encoding,
-        "or, after that: what the update takes besides gradients": memory.updating,
         "peak, the most of these at one time": memory.peak,
     }
     for name, size in rows.items():

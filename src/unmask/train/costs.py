@@ -44,7 +44,6 @@ class Machine:
         accumulate: `local` keeps whole gradients until the last micro-batch of a step, `sharded` divides them after each.
         hybrid: parameters are divided within a node and repeated on every node, instead of divided among all.
         reserve: GiB that are left free.
-        foreach: the optimizer works on all parameters at once, as it does on a GPU.
     """
 
     gpus: int = 1
@@ -57,7 +56,6 @@ class Machine:
     accumulate: Literal["local", "sharded"] = "sharded"
     hybrid: bool = False
     reserve: float = RESERVE
-    foreach: bool = True
 
     @classmethod
     def of(
@@ -106,7 +104,6 @@ class Learns:
     heads: tuple[int, int]
     vision: tuple[int, int]
     blocks: int
-    largest: int
     image_tokenizer: int
 
     @property
@@ -146,7 +143,6 @@ def what_learns(model: UnifiedModel, tokenizer: ImageTokenizer) -> Learns:
         _counts(*heads),
         _counts(*vision),
         len(model.transformer.blocks),
-        max((parameter.numel() for parameter in model.parameters() if parameter.requires_grad), default=0),
         count_parameters(tokenizer),
     )
 
@@ -288,7 +284,6 @@ class Memory:
         gathered: weights gathered for computing: all that is outside of blocks and two blocks, and a block's gradients before they are divided.
         activations: the most that is kept and used at one time in forward and backward pass, with gradients that are there by then.
         encoding: pictures on their way to codes, before the forward pass.
-        updating: what the optimizer takes for a moment.
         peak: the most of all that at one time.
     """
 
@@ -299,7 +294,6 @@ class Memory:
     gathered: float
     activations: float
     encoding: float
-    updating: float
     peak: float
 
 
@@ -313,7 +307,7 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
                activations + gathered weights + gradients so far. From the last layer to the first, activations are freed and gradients
                appear; with accumulation all gradients (4 N_learning / R, or 4 N_learning if whole ones are kept) are there from the second
                micro-batch on
-      update   gradients + one copy of them (`foreach`), or two of the largest
+      update   gradients: the optimizer works in place
     """
     ranks = machine.ranks
     parameters = 4 * learns.total / ranks + 4 * learns.image_tokenizer
@@ -328,9 +322,8 @@ def memory(shapes: Sequence[Shape], stage: StageConfig, config: ModelConfig, lea
         resident = 4.0 * learns.learning if machine.accumulate == "local" and machine.gathers else gradients
     passing = _sweep(_pieces(shapes, stage, config, learns, machine), resident)
     encoding = encode_bytes(config.image_tokenizer, stage.image.size) * sum(shape.encoded for shape in shapes)
-    updating = gradients if machine.foreach else 2 * 4 * learns.largest / ranks
-    peak = parameters + optimizer + means + max(encoding + (resident or 0.0), passing + gathered, gradients + updating)
-    return Memory(parameters, gradients, optimizer, means, gathered, passing, encoding, updating, peak)
+    peak = parameters + optimizer + means + max(encoding + (resident or 0.0), passing + gathered, gradients)
+    return Memory(parameters, gradients, optimizer, means, gathered, passing, encoding, peak)
 
 
 def _sweep(pieces: Sequence[_Piece], resident: float | None) -> float:

@@ -8,6 +8,7 @@ decoding that makes a trained model worse shows, whatever its shapes and ids loo
 
 import argparse
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -87,7 +88,7 @@ def stored_scores() -> Mapping[str, float]:
 
 
 def keep(run: Path) -> dict[str, float]:
-    """Store the last stage of a demo in place of the model that ships now.
+    """Store the last stage of a demo in place of the model that ships now, once it has been asked everything.
 
     Args:
         run: its folder.
@@ -95,9 +96,11 @@ def keep(run: Path) -> dict[str, float]:
     Raises:
         UnmaskError: there is no checkpoint in it.
     """
-    folder = _assets() / NAME.removeprefix("builtin:")
-    convert.convert(str(run), folder, convert.Options(dtype="fp16", licence="Apache-2.0", overwrite=True))
-    scores = measure(load(NAME), exam())
+    options = convert.Options(dtype="fp16", licence="Apache-2.0", overwrite=True)
+    with tempfile.TemporaryDirectory() as draft:
+        convert.convert(str(run), Path(draft) / "model", options)
+        scores = measure(load(Path(draft) / "model"), exam())
+    convert.convert(str(run), _assets() / NAME.removeprefix("builtin:"), options)
     _scores_file().write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 

@@ -53,10 +53,27 @@ def test_a_shift_moves_mask_ratios_as_its_formula_says_and_leaves_everything_els
         assert grown.all()
 
 
+def test_edits_may_have_a_shift_of_their_own() -> None:
+    """Null is the drawings' one; a number counts for samples with references alone."""
+    configs = (
+        CorruptionConfig(image_shift=3.0),
+        CorruptionConfig(image_shift=3.0, edit_image_shift=8.0),
+        CorruptionConfig(image_shift=8.0),
+    )
+
+    def ratios(config: CorruptionConfig, *, edits: bool) -> list[float]:
+        return [draw_noise(0, 4, config, np.random.default_rng(seed), edits=edits).image_ratio for seed in range(20)]
+
+    same, own, all_moved = configs
+    assert ratios(same, edits=True) == ratios(same, edits=False) == ratios(own, edits=False)
+    assert ratios(own, edits=True) == ratios(all_moved, edits=True) != ratios(same, edits=True)
+
+
+@pytest.mark.parametrize("name", ["image_shift", "edit_image_shift"])
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.nan])
-def test_a_shift_that_is_none_is_refused(shift: float) -> None:
-    with pytest.raises(FieldError, match=f"image_shift: must be above 0, not {shift}; 1 leaves the mask ratios as they are"):
-        CorruptionConfig(image_shift=shift)
+def test_a_shift_that_is_none_is_refused(name: str, shift: float) -> None:
+    with pytest.raises(FieldError, match=f"{name}: must be above 0, not {shift}; 1 leaves the mask ratios as they are"):
+        CorruptionConfig(**{name: shift})
 
 
 @needs_golden

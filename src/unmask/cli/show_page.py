@@ -93,8 +93,8 @@ def _lead(file: str, corridor: Corridor, walks: Sequence[Walk]) -> str:
     how: Settings = corridor.settings
     facts = f"model {how.model.name}, pictures of {how.encoding.image_size} px, seed {how.seed}, "
     facts += f"masks by the {how.corruption.image_policy} policy"
-    if how.corruption.image_shift != 1:
-        facts += f", shifted by {how.corruption.image_shift:g}"
+    shifts = {what: how.corruption.shift(edits=what == "edits") for what in ("drawings", "edits")}
+    facts += "".join(f", those of {what} shifted by {shift:g}" for what, shift in shifts.items() if shift != 1)
     links = [
         f'<a href="#row-{number}"{" class=bad" if walk.error else ""}>{escape(_name(walk))}</a>'
         for number, walk in enumerate(walks)

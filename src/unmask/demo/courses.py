@@ -115,7 +115,7 @@ COURSES = (
     Course(
         "s3-unified", "everything", EVERYTHING,
         (
-            "image.size=128", "corruption.image_shift=8", "corruption.reference_drop=0.05", "corruption.edit_prompt_drop=0.05",
+            "image.size=128", "corruption.edit_image_shift=8", "corruption.reference_drop=0.05", "corruption.edit_prompt_drop=0.05",
             "optim.lr=8e-4", "optim.lr_by_part={vision_tower: 8e-5}", "optim.min_lr_ratio=0.0",
         ),
         edits=True,

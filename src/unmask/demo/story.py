@@ -44,7 +44,7 @@ class Plan:
     """
 
     pictures: int = 3000
-    steps: tuple[int, ...] = (1300, 1400, 200, 2200)
+    steps: tuple[int, ...] = (1200, 1350, 200, 2200)
     batches: tuple[int, ...] = (32, 32, 32, 16)
     held_out: int = 64
     trial: int = 8

@@ -25,6 +25,7 @@ class CorruptionConfig:
         image_shift: moves the picture's mask ratios up: t becomes s t / (1 + (s - 1) t), as the sampler's commit schedule does and SD3 (section
             5.3.2) for larger pictures. The more codes a picture has, the rarer it is that none of a thing's is seen; what the thing is to be
             is decided there, and learned there alone. 1 (published) leaves the policy as it is.
+        edit_image_shift: the same for edits; null: as `image_shift`. Which of the things that are seen is to change is asked of edits alone.
         complementary: every sample comes twice, the second time with everything masked that was not: each target is learned from exactly
             once a step, each batch is twice as large. The published code can (model.md 4.5), and its stages leave it off.
         prompt_drop: share of the drawings whose prompt is masked throughout, so that guidance has an unconditional side; pictures to read go
@@ -39,6 +40,7 @@ class CorruptionConfig:
     text_policy: MaskPolicy = "cosine"
     image_policy: MaskPolicy = "cosine"
     image_shift: float = 1.0
+    edit_image_shift: float | None = None
     complementary: bool = False
     prompt_drop: float = 0.1
     edit_prompt_drop: float | None = None
@@ -51,13 +53,19 @@ class CorruptionConfig:
             rate = getattr(self, name)
             if rate is not None and not 0 <= rate <= 1:
                 raise FieldError(name, f"is a share of the samples, 0 to 1, not {rate}")
-        if not self.image_shift > 0:
-            raise FieldError("image_shift", f"must be above 0, not {self.image_shift}; 1 leaves the mask ratios as they are")
+        for name in ("image_shift", "edit_image_shift"):
+            shift = getattr(self, name)
+            if shift is not None and not shift > 0:
+                raise FieldError(name, f"must be above 0, not {shift}; 1 leaves the mask ratios as they are")
 
     @property
     def copies(self) -> int:
         """How often a sample stands in its batch."""
         return 2 if self.complementary else 1
+
+    def shift(self, *, edits: bool) -> float:
+        """How far the mask ratios of a sample's picture are shifted."""
+        return self.image_shift if not edits or self.edit_image_shift is None else self.edit_image_shift
 
     def prompt_rate(self, *, draws: bool, edits: bool) -> float:
         """How often a sample loses its prompt alone.
@@ -173,7 +181,7 @@ def draw_noise(
         edits: whether the sample has references.
     """
     text_ratio = mask_ratio(config.text_policy, rng)
-    image_ratio = mask_ratio(config.image_policy, rng, config.image_shift)
+    image_ratio = mask_ratio(config.image_policy, rng, config.shift(edits=edits))
     dropped = bool(rng.random() < config.prompt_rate(draws=num_codes > 0, edits=edits))
     text_mask = mask_from_draws(text_ratio, rng.random(num_text_targets))
     code_mask = mask_from_draws(image_ratio, rng.random(num_codes))
